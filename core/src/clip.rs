@@ -1,0 +1,160 @@
+//! Decoded frames and the facts known about a medium before it is decoded.
+
+use serde::{Deserialize, Serialize};
+
+/// Width and height in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Size {
+    /// Columns.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+}
+
+impl Size {
+    /// A `width` × `height` size.
+    pub const fn new(width: u32, height: u32) -> Self {
+        Self { width, height }
+    }
+
+    /// The square of side `side`.
+    pub const fn square(side: u32) -> Self {
+        Self::new(side, side)
+    }
+
+    /// The shorter side.
+    pub fn short_side(self) -> u32 {
+        self.width.min(self.height)
+    }
+
+    /// Number of pixels.
+    pub const fn area(self) -> usize {
+        self.width as usize * self.height as usize
+    }
+}
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}x{}", self.width, self.height)
+    }
+}
+
+/// A rectangle of pixels: left, top, width, height.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Rect {
+    /// First column.
+    pub x: u32,
+    /// First row.
+    pub y: u32,
+    /// Columns.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+}
+
+impl Rect {
+    /// The rectangle that covers all of `size`.
+    pub const fn full(size: Size) -> Self {
+        Self { x: 0, y: 0, width: size.width, height: size.height }
+    }
+
+    /// Its width and height.
+    pub const fn size(self) -> Size {
+        Size::new(self.width, self.height)
+    }
+
+    /// Whether it lies wholly inside `size`.
+    pub fn fits(self, size: Size) -> bool {
+        u64::from(self.x) + u64::from(self.width) <= u64::from(size.width)
+            && u64::from(self.y) + u64::from(self.height) <= u64::from(size.height)
+    }
+}
+
+/// What is known about a picture or a video without decoding it: found once by `index`, stored,
+/// and enough to plan a sample.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MediaInfo {
+    /// Size of the decoded frames in pixels, after rotation metadata is applied.
+    pub size: Size,
+    /// Number of frames that can be shown; 1 for a picture.
+    pub frames: u32,
+    /// Average frames per second; 0 for a picture.
+    pub fps: f64,
+    /// Codec name as FFmpeg calls it (`h264`, `vp9`, `mjpeg`, `png` …).
+    pub codec: String,
+    /// Clockwise rotation in degrees that the container asks for: 0, 90, 180 or 270.
+    pub rotation: u16,
+    /// Presentation indices of the key frames, ascending; `[0]` for a picture.
+    pub keyframes: Vec<u32>,
+}
+
+impl MediaInfo {
+    /// The facts of a still picture.
+    pub fn picture(size: Size, codec: &str) -> Self {
+        Self { size, frames: 1, fps: 0.0, codec: codec.to_owned(), rotation: 0, keyframes: vec![0] }
+    }
+
+    /// Duration in seconds; 0 where no frame rate is known.
+    pub fn seconds(&self) -> f64 {
+        if self.fps > 0.0 { f64::from(self.frames) / self.fps } else { 0.0 }
+    }
+}
+
+/// Decoded frames, packed RGB, 8 bits a channel, rows without padding. Owned and reused by one
+/// worker, so that decoding a sample allocates nothing once the buffer has grown.
+#[derive(Clone, Debug)]
+pub struct Clip {
+    size: Size,
+    indices: Vec<u32>,
+    data: Vec<u8>,
+}
+
+impl Default for Clip {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clip {
+    /// An empty clip.
+    pub const fn new() -> Self {
+        Self { size: Size::new(0, 0), indices: Vec::new(), data: Vec::new() }
+    }
+
+    /// Makes room for the frames `indices` (presentation order, ascending, no repeats) of `size`
+    /// pixels each and forgets what was there; the pixels are unspecified until written.
+    pub fn reset(&mut self, size: Size, indices: &[u32]) {
+        debug_assert!(indices.windows(2).all(|w| w[0] < w[1]), "frame indices must ascend");
+        self.size = size;
+        self.indices.clear();
+        self.indices.extend_from_slice(indices);
+        self.data.resize(indices.len() * size.area() * 3, 0);
+    }
+
+    /// Size of every frame.
+    pub fn size(&self) -> Size {
+        self.size
+    }
+
+    /// Presentation indices of the frames held, ascending.
+    pub fn indices(&self) -> &[u32] {
+        &self.indices
+    }
+
+    /// The `n`-th frame held: `height × width × 3` bytes.
+    pub fn nth(&self, n: usize) -> &[u8] {
+        let bytes = self.size.area() * 3;
+        &self.data[n * bytes..(n + 1) * bytes]
+    }
+
+    /// The `n`-th frame held, to be written.
+    pub fn nth_mut(&mut self, n: usize) -> &mut [u8] {
+        let bytes = self.size.area() * 3;
+        &mut self.data[n * bytes..(n + 1) * bytes]
+    }
+
+    /// The frame with presentation index `index`, if it was decoded.
+    pub fn frame(&self, index: u32) -> Option<&[u8]> {
+        self.indices.binary_search(&index).ok().map(|n| self.nth(n))
+    }
+}

@@ -1,0 +1,114 @@
+//! One sample's entry in a data set, and the seam through which its bytes are read.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tubelet_core::{Clip, MediaInfo, Rect, SampleId};
+
+use crate::error::{DecodeError, FormatError};
+
+/// What kind of bytes a sample is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MediaKind {
+    /// A JPEG file.
+    Jpeg,
+    /// Any other still picture (PNG, WebP, BMP, GIF's first frame).
+    Image,
+    /// A video container.
+    Video,
+}
+
+/// Where a sample's encoded bytes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// A file of its own.
+    File(PathBuf),
+    /// A byte range of a shard.
+    Range {
+        /// Number of the shard.
+        shard: u32,
+        /// Bytes within it.
+        bytes: Range<u64>,
+    },
+}
+
+/// One sample's entry.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Its number: its position in the reader, 0..len.
+    pub id: SampleId,
+    /// Class index, where the data set says one.
+    pub label: Option<u32>,
+    /// What its bytes are.
+    pub kind: MediaKind,
+    /// Media facts, where an index or a shard stored them; without, the decoder probes.
+    pub info: Option<Arc<MediaInfo>>,
+    /// Name for people: the path relative to the data set, as in errors and reports.
+    pub name: String,
+    /// Where the bytes are.
+    pub span: Span,
+}
+
+/// Where encoded samples come from. Called by many workers at once, once a sample; the worker
+/// drives, nothing is prefetched here.
+pub trait ShardReader: Send + Sync {
+    /// Number of samples.
+    fn len(&self) -> usize;
+
+    /// Whether there is no sample.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The entry of sample `index`, which must be below [`Self::len`].
+    fn record(&self, index: usize) -> Record;
+
+    /// The encoded bytes of `record`: lent from a memory map where there is one, else read into
+    /// `buf`.
+    ///
+    /// # Errors
+    /// When the file is missing, shorter than recorded, or cannot be read.
+    fn read<'a>(&'a self, record: &Record, buf: &'a mut Vec<u8>) -> Result<&'a [u8], FormatError>;
+
+    /// Class names in label order; empty where the data set has none.
+    fn classes(&self) -> &[String];
+
+    /// What the annotations list but the disk lacks, by name.
+    fn missing(&self) -> &[String] {
+        &[]
+    }
+}
+
+/// What a decoder is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct FrameRequest {
+    /// Presentation indices, ascending, no repeats; `[0]` for a picture.
+    pub frames: Vec<u32>,
+    /// The region that will be looked at, in pixels of the shown frame; decoders may use it to do
+    /// less work but always deliver whole frames.
+    pub region: Option<Rect>,
+}
+
+/// Encoded bytes to frames. One a worker; keeps its codec contexts and buffers between calls.
+pub trait Decoder: Send {
+    /// Media facts without decoding pixels (a packet scan for videos, the header for pictures).
+    ///
+    /// # Errors
+    /// When the bytes are not a medium this decoder knows, or hold no frame.
+    fn probe(&mut self, encoded: &[u8]) -> Result<MediaInfo, DecodeError>;
+
+    /// Decodes exactly the frames of `want` into `clip`, whose frames are then `want.frames` in
+    /// order, RGB, rotated as the container asks.
+    ///
+    /// # Errors
+    /// When the bytes are broken, or a wanted frame does not exist or cannot be decoded.
+    fn decode(
+        &mut self,
+        encoded: &[u8],
+        info: &MediaInfo,
+        want: &FrameRequest,
+        clip: &mut Clip,
+    ) -> Result<(), DecodeError>;
+}

@@ -1,0 +1,1 @@
+//! Page-locked memory and the device stage (CUDA, loaded at run time).

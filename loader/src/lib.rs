@@ -1,0 +1,1 @@
+//! Order, workers, slots, batches and statistics.

@@ -1,0 +1,1 @@
+//! Burn models, losses, pre-training, fine-tuning and checkpoints.

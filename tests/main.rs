@@ -1,1 +1,8 @@
-//! Tests.
+//! Integration tests: one binary, a module a subject. All media are made here, with FFmpeg's own
+//! encoders; files of `../shared` are used where they are present.
+
+mod cli;
+mod faults;
+mod media;
+mod order;
+mod plans;

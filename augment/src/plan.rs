@@ -1,0 +1,238 @@
+//! Everything random about a row, decided before anything is decoded.
+//!
+//! [`Recipe::plan`] is pure: the same key and the same media facts give the same plan, whatever
+//! the worker, the machine or the fate of other samples. [`Recipe::render`] has no choice left.
+
+use serde::Serialize;
+use tubelet_core::{Clip, Draw, Mask, MediaInfo, Rect, RowMut, SampleKey, SampleRng, Size};
+
+use crate::crop;
+use crate::recipe::{ClipRule, CropRule, Recipe, Resize};
+use crate::resample::Resampler;
+use crate::temporal;
+
+/// From source pixels to the pixels of the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Geometry {
+    /// Cut `region` out of the source, then resize it.
+    CropThenResize {
+        /// In source pixels.
+        region: Rect,
+    },
+    /// Resize the whole source to `resized`, then cut `region` out.
+    ResizeThenCrop {
+        /// Size of the whole frame after resizing.
+        resized: Size,
+        /// In pixels of the resized frame.
+        region: Rect,
+    },
+}
+
+/// One view of a row.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ViewPlan {
+    /// Presentation indices in clip order; repeats allowed.
+    pub frames: Vec<u32>,
+    /// Where the pixels come from.
+    pub geometry: Geometry,
+    /// Size in the slot.
+    pub out: Size,
+    /// Mirrored left to right.
+    pub flip: bool,
+    /// Arithmetic of the resize.
+    pub resize: Resize,
+    /// Hidden tokens: row-major over the grid, `true` = hidden; absent where nothing is hidden.
+    #[serde(serialize_with = "mask_picture")]
+    pub mask: Option<Mask>,
+}
+
+/// All that is decided about one row: plain data, the same for CPU and GPU.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SamplePlan {
+    /// Views of the row.
+    pub views: Vec<ViewPlan>,
+}
+
+impl SamplePlan {
+    /// Presentation indices of all frames it needs, ascending, no repeats.
+    pub fn frames(&self) -> Vec<u32> {
+        union_of_frames(std::slice::from_ref(self))
+    }
+}
+
+/// Frames that `plans` of one sample need together: decoded once, used by all.
+pub fn union_of_frames(plans: &[SamplePlan]) -> Vec<u32> {
+    let mut all: Vec<u32> =
+        plans.iter().flat_map(|p| &p.views).flat_map(|v| v.frames.iter().copied()).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// A sample cannot be planned from its media facts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// No frame.
+    #[error("it has no frame")]
+    NoFrame,
+    /// No pixel.
+    #[error("its frames are {0} pixels")]
+    NoPixel(Size),
+}
+
+/// Buffers a worker keeps between rows.
+#[derive(Default)]
+pub struct Scratch {
+    resampler: Resampler,
+    resized: Vec<u8>,
+}
+
+impl Recipe {
+    /// Decides everything about the row `key` of a sample with the facts `info`.
+    ///
+    /// # Errors
+    /// When the sample has no frame or no pixel.
+    pub fn plan(&self, key: SampleKey, info: &MediaInfo) -> Result<SamplePlan, PlanError> {
+        if info.frames == 0 {
+            return Err(PlanError::NoFrame);
+        }
+        if info.size.width == 0 || info.size.height == 0 {
+            return Err(PlanError::NoPixel(info.size));
+        }
+        let crops = self.crop.crops();
+        let (clip_index, crop_index) = match self.stage() {
+            crate::recipe::Stage::Eval => (u32::from(key.repeat) / crops, u32::from(key.repeat) % crops),
+            _ => (0, 0),
+        };
+        let view = ViewPlan {
+            frames: self.plan_frames(&mut key.rng(Draw::Frames), info, clip_index),
+            geometry: self.plan_geometry(&mut key.rng(Draw::Crop), info.size, crop_index),
+            out: self.size(),
+            flip: key.rng(Draw::Flip).coin(self.flip),
+            resize: self.resize,
+            mask: self.mask().draw(self.grid(), &mut key.rng(Draw::Mask)),
+        };
+        Ok(SamplePlan { views: vec![view] })
+    }
+
+    fn plan_frames(&self, rng: &mut SampleRng, info: &MediaInfo, clip: u32) -> Vec<u32> {
+        let n = info.frames;
+        match self.clip {
+            None => vec![0],
+            Some(ClipRule::Videomae { frames, step }) => temporal::videomae(n, frames, step, rng),
+            Some(ClipRule::VideomaeDense { frames, step }) => {
+                temporal::videomae_dense(n, frames, step, rng)
+            }
+            Some(ClipRule::Segments { frames }) => temporal::segments(n, frames, rng),
+            Some(ClipRule::Slowfast { frames, step, target_fps }) => {
+                let span = temporal::slowfast_span(frames, step, target_fps, info.fps);
+                temporal::slowfast(n, frames, span, rng)
+            }
+            Some(ClipRule::ClipsVideomae { frames, step, clips }) => {
+                temporal::videomae_test_clip(n, frames, step, clip, clips)
+            }
+            Some(ClipRule::ClipsSegments { frames, clips }) => {
+                temporal::segments_test_clip(n, frames, clip, clips)
+            }
+            Some(ClipRule::ClipsSlowfast { frames, step, target_fps, clips }) => {
+                let span = temporal::slowfast_span(frames, step, target_fps, info.fps);
+                temporal::slowfast_test_clip(n, frames, span, clip, clips)
+            }
+            Some(ClipRule::Uniform { frames }) => temporal::uniform(n, frames),
+        }
+    }
+
+    fn plan_geometry(&self, rng: &mut SampleRng, source: Size, crop_index: u32) -> Geometry {
+        match &self.crop {
+            CropRule::RandomResized { scale, ratio, .. } => Geometry::CropThenResize {
+                region: crop::random_resized_crop(source, *scale, *ratio, rng),
+            },
+            CropRule::MultiScale { size, scales, max_distort } => Geometry::CropThenResize {
+                region: crop::multi_scale_crop(source, *size, scales, *max_distort, rng),
+            },
+            CropRule::Center { size, resize } => {
+                let resized = crop::short_side_size(source, *resize);
+                Geometry::ResizeThenCrop { resized, region: crop::center_crop(resized, *size) }
+            }
+            CropRule::Along { size, crops } => {
+                let resized = crop::short_side_size(source, *size);
+                let region = crop::crop_along(resized, *size, crop_index, *crops);
+                Geometry::ResizeThenCrop { resized, region }
+            }
+        }
+    }
+
+    /// Writes the pixels and the mask of `plan` into `row`; `clip` holds at least its frames.
+    ///
+    /// # Errors
+    /// The index of a frame that `clip` lacks.
+    pub fn render(
+        &self,
+        plan: &SamplePlan,
+        clip: &Clip,
+        scratch: &mut Scratch,
+        row: &mut RowMut<'_>,
+    ) -> Result<(), u32> {
+        for (index, view) in plan.views.iter().enumerate() {
+            let bytes = view.out.area() * 3;
+            for (frame, out) in view.frames.iter().zip(row.pixels(index).chunks_exact_mut(bytes)) {
+                let source = clip.frame(*frame).ok_or(*frame)?;
+                scratch.draw(view, source, clip.size(), out);
+            }
+            if let (Some(out), Some(mask)) = (row.mask(index), &view.mask) {
+                for (out, masked) in out.iter_mut().zip(mask.as_slice()) {
+                    *out = u8::from(*masked);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Scratch {
+    /// One frame through the geometry of `view`.
+    fn draw(&mut self, view: &ViewPlan, source: &[u8], size: Size, out: &mut [u8]) {
+        match view.geometry {
+            Geometry::CropThenResize { region } => {
+                self.resize(view.resize, source, size, region, view.out, view.flip, out);
+            }
+            Geometry::ResizeThenCrop { resized, region } => {
+                let mut whole = std::mem::take(&mut self.resized);
+                whole.resize(resized.area() * 3, 0);
+                self.resize(view.resize, source, size, Rect::full(size), resized, false, &mut whole);
+                crop::copy_region(&whole, resized, region, view.flip, out);
+                self.resized = whole;
+            }
+        }
+    }
+
+    fn resize(
+        &mut self,
+        resize: Resize,
+        source: &[u8],
+        size: Size,
+        region: Rect,
+        to: Size,
+        flip: bool,
+        out: &mut [u8],
+    ) {
+        match resize.pillow() {
+            Some(filter) => self.resampler.resize(source, size, region, filter, to, flip, out),
+            None => self.resampler.resize_torch_bilinear(source, size, region, to, flip, out),
+        }
+    }
+}
+
+/// `#` hidden, `.` visible, one string a time slot, rows separated by spaces: readable in snapshots.
+fn mask_picture<S: serde::Serializer>(mask: &Option<Mask>, s: S) -> Result<S::Ok, S::Error> {
+    let slots = mask.as_ref().map(|mask| {
+        let grid = mask.grid();
+        let row = |row: &[bool]| row.iter().map(|m| if *m { '#' } else { '.' }).collect::<String>();
+        mask.as_slice()
+            .chunks(grid.plane())
+            .map(|slot| slot.chunks(grid.w as usize).map(row).collect::<Vec<_>>().join(" "))
+            .collect::<Vec<_>>()
+    });
+    slots.serialize(s)
+}

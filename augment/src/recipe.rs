@@ -1,0 +1,827 @@
+//! A recipe: everything that decides what a batch holds.
+//!
+//! It is read twice: [`RecipeFile`] is exactly what the TOML file says; [`RecipeFile::stage`]
+//! resolves and checks one of its stages into a [`Recipe`], after which nothing asks "was it set?".
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use tubelet_core::layout::ViewShape;
+use tubelet_core::{BatchLayout, PatchGrid, PatchSize, Size};
+
+use crate::policy::MaskPolicy;
+use crate::normalise::{IMAGENET, INCEPTION, Normalise, SLOWFAST};
+use crate::resample::Filter;
+use crate::target::hog::HogSpec;
+use crate::target::pixels::{FrameChoice, PatchNorm};
+
+/// A recipe cannot be used: which key, what it says, what would be valid.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecipeError {
+    /// Not TOML, an unknown key, a missing key or a wrong type.
+    #[error("recipe {recipe}: {message}")]
+    Syntax {
+        /// Name or file of the recipe.
+        recipe: String,
+        /// What the parser says, with the place.
+        message: String,
+    },
+    /// A value that cannot work.
+    #[error("recipe {recipe}: {key} = {value}: {valid}")]
+    Value {
+        /// Name of the recipe.
+        recipe: String,
+        /// Dotted key.
+        key: String,
+        /// What it says.
+        value: String,
+        /// What would be valid.
+        valid: String,
+    },
+    /// A `--set` that is not `key=value`.
+    #[error("--set {0}: write key=value, for example pretrain.train.epochs=10")]
+    Override(String),
+}
+
+/// Which part of the flow a batch is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Masked pre-training.
+    Pretrain,
+    /// Supervised fine-tuning.
+    Finetune,
+    /// Evaluation: every sample, all its views, in order.
+    Eval,
+}
+
+impl Stage {
+    /// All stages.
+    pub const ALL: [Self; 3] = [Self::Pretrain, Self::Finetune, Self::Eval];
+
+    /// Its table in the recipe.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pretrain => "pretrain",
+            Self::Finetune => "finetune",
+            Self::Eval => "eval",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Stage {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|stage| stage.name() == s)
+            .ok_or_else(|| format!("unknown stage `{s}`; known: pretrain, finetune, eval"))
+    }
+}
+
+/// Pictures or videos.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Media {
+    /// Still pictures: one frame a sample.
+    Image,
+    /// Videos: clips of several frames.
+    Video,
+}
+
+/// Mean and standard deviation by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NormaliseName {
+    /// [`IMAGENET`].
+    Imagenet,
+    /// [`SLOWFAST`].
+    Slowfast,
+    /// [`INCEPTION`].
+    Inception,
+}
+
+impl NormaliseName {
+    /// The numbers.
+    pub const fn values(self) -> Normalise {
+        match self {
+            Self::Imagenet => IMAGENET,
+            Self::Slowfast => SLOWFAST,
+            Self::Inception => INCEPTION,
+        }
+    }
+}
+
+/// How the frames of a clip are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "rule", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ClipRule {
+    /// VideoMAE pre-training: `frames` frames `step` apart from a random start; short clips repeat
+    /// the last frame that can be reached.
+    Videomae {
+        /// Frames of the clip.
+        frames: u32,
+        /// Frames between two of them.
+        step: u32,
+    },
+    /// VideoMAE fine-tuning on Kinetics: a random window of `frames * step`, spread evenly.
+    VideomaeDense {
+        /// Frames of the clip.
+        frames: u32,
+        /// Window = frames × step.
+        step: u32,
+    },
+    /// Something-Something: one random frame of each of `frames` equal segments.
+    Segments {
+        /// Frames of the clip.
+        frames: u32,
+    },
+    /// SlowFast: `frames` frames, `step` apart at `target_fps`, from a random start.
+    Slowfast {
+        /// Frames of the clip.
+        frames: u32,
+        /// Frames between two of them at the target rate.
+        step: u32,
+        /// The rate `step` refers to.
+        #[serde(default = "default_target_fps")]
+        target_fps: f64,
+    },
+    /// VideoMAE evaluation on Kinetics: `clips` windows of the every-`step`-th-frame sequence.
+    ClipsVideomae {
+        /// Frames of each clip.
+        frames: u32,
+        /// Frames between two of them.
+        step: u32,
+        /// Clips a video.
+        clips: u32,
+    },
+    /// VideoMAE evaluation on Something-Something: 2 interleaved clips of segment middles.
+    ClipsSegments {
+        /// Frames of each clip.
+        frames: u32,
+        /// Clips a video.
+        clips: u32,
+    },
+    /// SlowFast evaluation: `clips` windows spread over the video.
+    ClipsSlowfast {
+        /// Frames of each clip.
+        frames: u32,
+        /// Frames between two of them at the target rate.
+        step: u32,
+        /// The rate `step` refers to.
+        #[serde(default = "default_target_fps")]
+        target_fps: f64,
+        /// Clips a video.
+        clips: u32,
+    },
+    /// `frames` frames spread evenly over the whole video.
+    Uniform {
+        /// Frames of the clip.
+        frames: u32,
+    },
+}
+
+const fn default_target_fps() -> f64 {
+    30.0
+}
+
+impl ClipRule {
+    /// Frames of a clip.
+    pub const fn frames(self) -> u32 {
+        match self {
+            Self::Videomae { frames, .. }
+            | Self::VideomaeDense { frames, .. }
+            | Self::Segments { frames }
+            | Self::Slowfast { frames, .. }
+            | Self::ClipsVideomae { frames, .. }
+            | Self::ClipsSegments { frames, .. }
+            | Self::ClipsSlowfast { frames, .. }
+            | Self::Uniform { frames } => frames,
+        }
+    }
+
+    /// Clips a sample gives for evaluation; 1 for rules that draw.
+    pub const fn clips(self) -> u32 {
+        match self {
+            Self::ClipsVideomae { clips, .. }
+            | Self::ClipsSegments { clips, .. }
+            | Self::ClipsSlowfast { clips, .. } => clips,
+            _ => 1,
+        }
+    }
+}
+
+/// How the region is chosen and how large it becomes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "rule", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum CropRule {
+    /// A random box of a random area and aspect, resized to `size`².
+    RandomResized {
+        /// Side of the result.
+        size: u32,
+        /// Share of the area, smallest and largest.
+        scale: [f64; 2],
+        /// Aspect ratio, smallest and largest.
+        #[serde(default = "default_ratio")]
+        ratio: [f64; 2],
+    },
+    /// VideoMAE's GroupMultiScaleCrop, resized to `size`².
+    MultiScale {
+        /// Side of the result.
+        size: u32,
+        /// Shares of the shorter side.
+        #[serde(default = "default_scales")]
+        scales: Vec<f64>,
+        /// Largest distance in that list between the width's and the height's share.
+        #[serde(default = "default_distort")]
+        max_distort: u32,
+    },
+    /// Shorter side to `resize`, then the middle `size`².
+    Center {
+        /// Side of the result.
+        size: u32,
+        /// Shorter side before the crop.
+        resize: u32,
+    },
+    /// Shorter side to `size`, then `crops` squares along the longer side.
+    Along {
+        /// Side of the result.
+        size: u32,
+        /// Squares: 1 (middle) or 3 (both ends and middle).
+        crops: u32,
+    },
+}
+
+const fn default_ratio() -> [f64; 2] {
+    [3.0 / 4.0, 4.0 / 3.0]
+}
+
+fn default_scales() -> Vec<f64> {
+    vec![1.0, 0.875, 0.75, 0.66]
+}
+
+const fn default_distort() -> u32 {
+    1
+}
+
+impl CropRule {
+    /// Side of the result.
+    pub const fn size(&self) -> u32 {
+        match self {
+            Self::RandomResized { size, .. }
+            | Self::MultiScale { size, .. }
+            | Self::Center { size, .. }
+            | Self::Along { size, .. } => *size,
+        }
+    }
+
+    /// Crops a frame gives for evaluation; 1 for rules that draw.
+    pub const fn crops(&self) -> u32 {
+        match self {
+            Self::Along { crops, .. } => *crops,
+            _ => 1,
+        }
+    }
+}
+
+/// Which arithmetic resizes the pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resize {
+    /// Pillow's bilinear filter (antialiased).
+    Bilinear,
+    /// Pillow's bicubic filter (antialiased, a = −0.5).
+    Bicubic,
+    /// Pillow's Lanczos filter.
+    Lanczos,
+    /// torch's bilinear interpolation without antialiasing (`align_corners=False`), rounded to the
+    /// nearest grey level: SlowFast and mae_st resize float tensors.
+    TorchBilinear,
+}
+
+impl Resize {
+    /// The Pillow filter, where it is one.
+    pub const fn pillow(self) -> Option<Filter> {
+        match self {
+            Self::Bilinear => Some(Filter::Bilinear),
+            Self::Bicubic => Some(Filter::Bicubic),
+            Self::Lanczos => Some(Filter::Lanczos),
+            Self::TorchBilinear => None,
+        }
+    }
+}
+
+/// Which tokens are hidden.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "policy", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum MaskFile {
+    /// Any tokens, all alike.
+    Random {
+        /// Share hidden.
+        ratio: f64,
+        /// How the count is rounded.
+        #[serde(default)]
+        count: CountRule,
+    },
+    /// The same plane of tokens in every time slot.
+    Tube {
+        /// Share hidden.
+        ratio: f64,
+    },
+    /// Rectangles, as BEiT and MaskFeat draw them.
+    Block {
+        /// Share hidden at most; the count is rounded to the nearest token.
+        ratio: f64,
+        /// Smallest rectangle in tokens; a fifth of the count where absent (MaskFeat).
+        min: Option<u32>,
+        /// Largest rectangle in tokens; the count where absent.
+        max: Option<u32>,
+    },
+}
+
+/// How a ratio becomes a count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CountRule {
+    /// kept = ⌊L·(1 − ratio)⌋: MAE, MAE-ST, FastMIM.
+    #[default]
+    KeepFloor,
+    /// masked = ⌊L·ratio⌋: VideoMAE, MVD, OmniMAE.
+    MaskedFloor,
+    /// masked = ⌈L·ratio⌉: SimMIM.
+    MaskedCeil,
+}
+
+/// What is to be predicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum TargetFile {
+    /// Pixels of the masked tokens.
+    Pixels {
+        /// The formula.
+        norm: PatchNorm,
+        /// Which frames.
+        #[serde(default)]
+        frames: FrameChoice,
+    },
+    /// Histograms of oriented gradients of the masked tokens.
+    Hog {
+        /// Orientation bins.
+        #[serde(default = "default_bins")]
+        bins: u32,
+        /// Side of a cell in pixels.
+        #[serde(default = "default_cell")]
+        cell: u32,
+    },
+}
+
+const fn default_bins() -> u32 {
+    9
+}
+
+const fn default_cell() -> u32 {
+    8
+}
+
+/// One stage as the file has it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageFile {
+    /// Rows of a batch.
+    pub batch_size: u32,
+    /// Clips (or crops) taken from one decoded sample.
+    #[serde(default = "one")]
+    pub repeats: u16,
+    /// How frames are chosen; needed for videos.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<ClipRule>,
+    /// How the region is chosen.
+    pub crop: CropRule,
+    /// Probability of mirroring.
+    #[serde(default)]
+    pub flip: f64,
+    /// How pixels are resized.
+    pub resize: Resize,
+    /// Which tokens are hidden.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<MaskFile>,
+    /// What is predicted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetFile>,
+    /// The trainer's table; not looked at here.
+    #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
+    pub train: toml::Table,
+}
+
+const fn one() -> u16 {
+    1
+}
+
+/// A recipe as its file has it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecipeFile {
+    /// Its name.
+    pub name: String,
+    /// The pre-training method, for the trainer.
+    pub method: String,
+    /// Where the numbers come from.
+    pub source: String,
+    /// What deviates from the source, for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deviations: Vec<String>,
+    /// Pictures or videos.
+    pub media: Media,
+    /// Extent of a token: frames, rows, columns.
+    pub patch: [u32; 3],
+    /// Mean and standard deviation of the pixels.
+    pub normalise: NormaliseName,
+    /// The trainer's table; not looked at here.
+    pub model: toml::Table,
+    /// Masked pre-training.
+    pub pretrain: StageFile,
+    /// Supervised fine-tuning.
+    pub finetune: StageFile,
+    /// Evaluation.
+    pub eval: StageFile,
+}
+
+impl RecipeFile {
+    /// Reads `text`; `name` is for errors, `overrides` are `key=value` with dotted keys, applied
+    /// before anything is checked. A value that is not TOML is taken as a string.
+    ///
+    /// # Errors
+    /// On bad TOML, unknown or missing keys, and values no stage can use.
+    pub fn parse(name: &str, text: &str, overrides: &[String]) -> Result<Self, RecipeError> {
+        let syntax = |message: String| RecipeError::Syntax { recipe: name.to_owned(), message };
+        let mut table: toml::Table =
+            toml::from_str(text).map_err(|e| syntax(e.to_string().trim_end().to_owned()))?;
+        for item in overrides {
+            apply_override(&mut table, item)?;
+        }
+        let text = toml::to_string(&table).map_err(|e| syntax(e.to_string()))?;
+        let file: Self =
+            toml::from_str(&text).map_err(|e| syntax(e.to_string().trim_end().to_owned()))?;
+        for stage in Stage::ALL {
+            file.stage(stage)?;
+        }
+        Ok(file)
+    }
+
+    /// The file's text again, with what was set.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).unwrap_or_else(|e| format!("# cannot be written: {e}\n"))
+    }
+
+    /// One stage as it is in the file.
+    pub fn stage_file(&self, stage: Stage) -> &StageFile {
+        match stage {
+            Stage::Pretrain => &self.pretrain,
+            Stage::Finetune => &self.finetune,
+            Stage::Eval => &self.eval,
+        }
+    }
+
+    /// Resolves and checks one stage.
+    ///
+    /// # Errors
+    /// When a value is impossible: the error names the key, the value and what would be valid.
+    pub fn stage(&self, stage: Stage) -> Result<Recipe, RecipeError> {
+        Checker { file: self, stage, table: self.stage_file(stage) }.recipe()
+    }
+}
+
+/// Which target a batch asks for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum TargetSpec {
+    /// No target: fine-tuning, evaluation.
+    None,
+    /// Pixels.
+    Pixels(PatchNorm, FrameChoice),
+    /// HOG.
+    Hog(HogSpec),
+}
+
+/// One stage, checked: what a batch holds and how it is drawn.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    name: String,
+    stage: Stage,
+    media: Media,
+    patch: PatchSize,
+    grid: PatchGrid,
+    normalise: Normalise,
+    batch_size: u32,
+    repeats: u16,
+    pub(crate) clip: Option<ClipRule>,
+    pub(crate) crop: CropRule,
+    pub(crate) flip: f64,
+    pub(crate) resize: Resize,
+    mask: MaskPolicy,
+    target: TargetSpec,
+}
+
+impl Recipe {
+    /// Name of the recipe it comes from.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Which stage.
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// Pictures or videos.
+    pub fn media(&self) -> Media {
+        self.media
+    }
+
+    /// Extent of a token.
+    pub fn patch(&self) -> PatchSize {
+        self.patch
+    }
+
+    /// Tokens of a row.
+    pub fn grid(&self) -> PatchGrid {
+        self.grid
+    }
+
+    /// Mean and standard deviation.
+    pub fn normalise(&self) -> Normalise {
+        self.normalise
+    }
+
+    /// Rows of a batch.
+    pub fn batch_size(&self) -> u32 {
+        self.batch_size
+    }
+
+    /// Rows one decoded sample gives: repeated augmentation, or clips × crops of an evaluation.
+    pub fn repeats(&self) -> u16 {
+        self.repeats
+    }
+
+    /// Frames of a row; 1 for pictures.
+    pub fn frames(&self) -> u32 {
+        self.clip.map_or(1, ClipRule::frames)
+    }
+
+    /// Size of every frame.
+    pub fn size(&self) -> Size {
+        Size::square(self.crop.size())
+    }
+
+    /// Which tokens are hidden.
+    pub fn mask(&self) -> &MaskPolicy {
+        &self.mask
+    }
+
+    /// What is predicted.
+    pub fn target(&self) -> TargetSpec {
+        self.target
+    }
+
+    /// The bytes of a batch in `epoch`.
+    pub fn layout(&self, epoch: u32) -> BatchLayout {
+        self.layout_of(epoch, self.batch_size)
+    }
+
+    /// The bytes of `rows` rows in `epoch`: one rank's part of a batch.
+    pub fn layout_of(&self, _epoch: u32, rows: u32) -> BatchLayout {
+        let view = ViewShape {
+            frames: self.frames(),
+            size: self.size(),
+            grid: self.grid,
+            masked: !matches!(self.mask, MaskPolicy::None),
+        };
+        BatchLayout::new(rows, &[view])
+    }
+}
+
+/// Sets `a.b.c=value` in `table`.
+fn apply_override(table: &mut toml::Table, item: &str) -> Result<(), RecipeError> {
+    let bad = || RecipeError::Override(item.to_owned());
+    let (key, value) = item.split_once('=').ok_or_else(bad)?;
+    let mut path: Vec<&str> = key.trim().split('.').collect();
+    let last = path.pop().filter(|k| !k.is_empty()).ok_or_else(bad)?;
+    let value = format!("v = {}", value.trim())
+        .parse::<toml::Table>()
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| toml::Value::String(value.trim().to_owned()));
+    let mut at = table;
+    for key in path {
+        let next = at.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        at = next.as_table_mut().ok_or_else(bad)?;
+    }
+    at.insert(last.to_owned(), value);
+    Ok(())
+}
+
+/// Turns one stage of a file into a [`Recipe`].
+struct Checker<'a> {
+    file: &'a RecipeFile,
+    stage: Stage,
+    table: &'a StageFile,
+}
+
+impl Checker<'_> {
+    fn recipe(&self) -> Result<Recipe, RecipeError> {
+        self.check_plain_numbers()?;
+        let clip = self.clip()?;
+        let frames = clip.map_or(1, ClipRule::frames);
+        let patch = self.patch(frames)?;
+        let grid = self.grid(patch, frames)?;
+        Ok(Recipe {
+            name: self.file.name.clone(),
+            stage: self.stage,
+            media: self.file.media,
+            patch,
+            grid,
+            normalise: self.file.normalise.values(),
+            batch_size: self.table.batch_size,
+            repeats: self.repeats(clip)?,
+            clip,
+            crop: self.crop()?,
+            flip: self.table.flip,
+            resize: self.table.resize,
+            mask: self.mask(grid)?,
+            target: self.target(patch, frames)?,
+        })
+    }
+
+    fn error(&self, key: &str, value: impl fmt::Debug, valid: impl Into<String>) -> RecipeError {
+        RecipeError::Value {
+            recipe: self.file.name.clone(),
+            key: format!("{}.{key}", self.stage),
+            value: format!("{value:?}"),
+            valid: valid.into(),
+        }
+    }
+
+    fn check_plain_numbers(&self) -> Result<(), RecipeError> {
+        if self.table.batch_size == 0 {
+            return Err(self.error("batch_size", 0, "must be at least 1"));
+        }
+        if !(0.0..=1.0).contains(&self.table.flip) {
+            return Err(self.error("flip", self.table.flip, "must be a probability, 0 to 1"));
+        }
+        Ok(())
+    }
+
+    fn clip(&self) -> Result<Option<ClipRule>, RecipeError> {
+        match (self.file.media, self.table.clip) {
+            (Media::Video, None) => {
+                Err(self.error("clip", "absent", "a video recipe needs a clip rule"))
+            }
+            (Media::Image, Some(clip)) => {
+                Err(self.error("clip", clip, "an image recipe has no clip rule"))
+            }
+            (_, Some(clip)) if clip.frames() == 0 || clip.clips() == 0 => {
+                Err(self.error("clip", clip, "frames and clips must be at least 1"))
+            }
+            (_, Some(clip)) if clip.clips() > 1 && self.stage != Stage::Eval => {
+                Err(self.error("clip", clip, "several fixed clips are for eval"))
+            }
+            (_, clip) => Ok(clip),
+        }
+    }
+
+    fn patch(&self, frames: u32) -> Result<PatchSize, RecipeError> {
+        let [t, h, w] = self.file.patch;
+        let size = self.table.crop.size();
+        let fits = t > 0 && h > 0 && w > 0 && frames % t == 0 && size % h == 0 && size % w == 0;
+        if !fits || size == 0 {
+            let valid = format!("must divide the {frames} frames of {size}x{size} pixels");
+            return Err(self.error("crop.size and patch", [t, h, w], valid));
+        }
+        Ok(PatchSize { t, h, w })
+    }
+
+    fn grid(&self, patch: PatchSize, frames: u32) -> Result<PatchGrid, RecipeError> {
+        let size = self.table.crop.size();
+        Ok(PatchGrid::new(frames / patch.t, size / patch.h, size / patch.w))
+    }
+
+    /// Rows a sample gives; for evaluation the product of clips and crops.
+    fn repeats(&self, clip: Option<ClipRule>) -> Result<u16, RecipeError> {
+        let views = clip.map_or(1, ClipRule::clips) * self.table.crop.crops();
+        let rows = match self.stage {
+            Stage::Eval if self.table.repeats != 1 => {
+                let valid = "eval takes its views from clip.clips and crop.crops";
+                return Err(self.error("repeats", self.table.repeats, valid));
+            }
+            Stage::Eval => views,
+            _ => u32::from(self.table.repeats),
+        };
+        match u16::try_from(rows) {
+            Ok(rows) if rows > 0 && self.table.batch_size % u32::from(rows) == 0 => Ok(rows),
+            _ => {
+                let valid = format!(
+                    "batch_size {} must be a multiple of the rows of one sample",
+                    self.table.batch_size
+                );
+                Err(self.error("repeats", rows, valid))
+            }
+        }
+    }
+
+    fn crop(&self) -> Result<CropRule, RecipeError> {
+        let crop = &self.table.crop;
+        match crop {
+            CropRule::RandomResized { scale, ratio, .. } => {
+                if !(0.0 < scale[0] && scale[0] <= scale[1] && scale[1] <= 1.0) {
+                    return Err(self.error("crop.scale", scale, "0 < smallest <= largest <= 1"));
+                }
+                if !(0.0 < ratio[0] && ratio[0] <= ratio[1] && ratio[1].is_finite()) {
+                    return Err(self.error("crop.ratio", ratio, "0 < smallest <= largest"));
+                }
+            }
+            CropRule::MultiScale { scales, .. } => {
+                if scales.is_empty() || scales.iter().any(|s| !(*s > 0.0 && *s <= 1.0)) {
+                    return Err(self.error("crop.scales", scales, "shares above 0, at most 1"));
+                }
+            }
+            CropRule::Center { size, resize } => {
+                if resize < size {
+                    return Err(self.error("crop.resize", resize, "at least crop.size"));
+                }
+            }
+            CropRule::Along { crops, .. } => {
+                if !matches!(crops, 1 | 3) {
+                    return Err(self.error("crop.crops", crops, "1 or 3"));
+                }
+                if *crops > 1 && self.stage != Stage::Eval {
+                    return Err(self.error("crop.crops", crops, "several crops are for eval"));
+                }
+            }
+        }
+        Ok(crop.clone())
+    }
+
+    fn mask(&self, grid: PatchGrid) -> Result<MaskPolicy, RecipeError> {
+        let Some(mask) = self.table.mask else {
+            if self.stage == Stage::Pretrain {
+                return Err(self.error("mask", "absent", "masked pre-training needs a mask"));
+            }
+            return Ok(MaskPolicy::None);
+        };
+        if self.stage != Stage::Pretrain {
+            return Err(self.error("mask", mask, "only pre-training masks"));
+        }
+        let (MaskFile::Random { ratio, .. }
+        | MaskFile::Tube { ratio }
+        | MaskFile::Block { ratio, .. }) = mask;
+        if !(ratio > 0.0 && ratio < 1.0) {
+            return Err(self.error("mask.ratio", ratio, "between 0 and 1, both excluded"));
+        }
+        let policy = MaskPolicy::resolve(mask, grid);
+        let most = policy.most_masked(grid);
+        if most == 0 || most >= grid.len() {
+            let valid = format!("hides {most} of the {} tokens of grid {grid}", grid.len());
+            return Err(self.error("mask.ratio", ratio, valid));
+        }
+        if matches!(policy, MaskPolicy::Block(_)) && grid.t != 1 {
+            return Err(self.error("mask.policy", "block", "needs a grid of one time slot"));
+        }
+        Ok(policy)
+    }
+
+    fn target(&self, patch: PatchSize, frames: u32) -> Result<TargetSpec, RecipeError> {
+        let target = match (self.stage, self.table.target) {
+            (Stage::Pretrain, None) => {
+                return Err(self.error("target", "absent", "pre-training needs a target"));
+            }
+            (Stage::Pretrain, Some(target)) => target,
+            (_, Some(target)) => return Err(self.error("target", target, "only for pretrain")),
+            (_, None) => return Ok(TargetSpec::None),
+        };
+        match target {
+            TargetFile::Pixels { norm, frames: choice } => {
+                let chosen = choice.indices(frames).len() as u32;
+                if chosen % (frames / patch.t) != 0 || chosen == 0 {
+                    let valid = format!("{chosen} frames cannot be shared by the time slots");
+                    return Err(self.error("target.frames", choice, valid));
+                }
+                Ok(TargetSpec::Pixels(norm, choice))
+            }
+            TargetFile::Hog { bins, cell } => {
+                if bins == 0 || cell == 0 || patch.h % cell.max(1) != 0 || patch.w % cell.max(1) != 0
+                {
+                    let valid = "bins above 0; the cell must divide the patch";
+                    return Err(self.error("target", target, valid));
+                }
+                Ok(TargetSpec::Hog(HogSpec::new(bins, cell)))
+            }
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! `tubelet bench`: samples a second, and where the time goes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+use comfy_table::{Table, presets};
+use serde_json::{Value, json};
+use tubelet_augment::{HostStage, Stage};
+use tubelet_core::Heap;
+use tubelet_loader::{Batches, Cursor, Loader, LoaderConfig, Order, Stats};
+
+use crate::common::{DataArgs, RecipeArgs, Usage, bytes_text, default_workers};
+
+/// How far a batch goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Until {
+    /// u8 rows in the slot
+    None,
+    /// Normalised f32 and targets on the host
+    Host,
+    /// Normalised pixels and targets on the GPU
+    Device,
+}
+
+#[derive(Args)]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    /// Stage of the recipe: pretrain, finetune or eval
+    #[arg(long = "for", value_name = "STAGE", default_value_t = Stage::Pretrain)]
+    recipe_stage: Stage,
+    /// Worker threads [default: one a core]
+    #[arg(long)]
+    workers: Option<usize>,
+    /// Rows of a batch [default: the recipe's]
+    #[arg(long)]
+    batch: Option<u32>,
+    /// How long to measure
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// How far each batch goes
+    #[arg(long, value_enum, default_value_t = Until::Host)]
+    stage: Until,
+    /// Seed of every draw
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// One JSON object on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was measured.
+struct Measured {
+    seconds: f64,
+    rows: u64,
+    stage_s: f64,
+    stats: Stats,
+}
+
+pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
+    if args.stage == Until::Device {
+        bail!(Usage("--stage device: this build has no device stage; use none or host".to_owned()));
+    }
+    if args.seconds.is_nan() || args.seconds <= 0.0 {
+        bail!(Usage(format!("--seconds {}: must be above 0", args.seconds)));
+    }
+    let shards = args.data.open()?;
+    let mut recipe_args = args.recipe.clone();
+    if let Some(batch) = args.batch {
+        recipe_args.set.push(format!("{}.batch_size={batch}", args.recipe_stage));
+    }
+    let recipe = recipe_args.stage(args.recipe_stage)?;
+    let workers = args.workers.unwrap_or_else(default_workers);
+    let config = LoaderConfig {
+        seed: args.seed,
+        workers,
+        order: if args.recipe_stage == Stage::Eval { Order::Sequential } else { Order::Shuffled },
+        ..LoaderConfig::default()
+    };
+    let stage = HostStage::new(&recipe);
+    let batches =
+        Loader::new(shards, Arc::clone(&recipe), &Heap, config)?.batches(Cursor::default())?;
+    let measured = measure(batches, args, &stage)?;
+    let report = report(args, &measured, recipe.batch_size(), workers);
+    if args.json {
+        println!("{report}");
+    } else {
+        println!("{}", table(&measured, &report));
+    }
+    Ok(true)
+}
+
+/// Takes batches until the time is up; the first batch, in which caches warm, is not counted.
+fn measure(mut batches: Batches, args: &BenchArgs, stage: &HostStage) -> Result<Measured> {
+    let Some(first) = batches.next() else { bail!("the data set gave no batch") };
+    drop(first?);
+    let (before, start) = (batches.stats(), Instant::now());
+    let limit = Duration::from_secs_f64(args.seconds);
+    let (mut rows, mut stage_s) = (0, 0.0);
+    for batch in batches.by_ref() {
+        let batch = batch?;
+        rows += batch.as_ref().rows() as u64;
+        if args.stage == Until::Host {
+            let begin = Instant::now();
+            std::hint::black_box(stage.run(batch.as_ref()));
+            stage_s += begin.elapsed().as_secs_f64();
+        }
+        if start.elapsed() >= limit {
+            break;
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let stats = difference(&batches.stats(), &before);
+    if rows == 0 {
+        bail!("the data set ended after one batch: nothing was measured; use a smaller --batch");
+    }
+    Ok(Measured { seconds, rows, stage_s, stats })
+}
+
+/// What happened between two snapshots.
+fn difference(after: &Stats, before: &Stats) -> Stats {
+    Stats {
+        workers: after.workers,
+        samples: after.samples - before.samples,
+        rows: after.rows - before.rows,
+        bytes: after.bytes - before.bytes,
+        decoded_frames: after.decoded_frames - before.decoded_frames,
+        read_s: after.read_s - before.read_s,
+        probe_s: after.probe_s - before.probe_s,
+        plan_s: after.plan_s - before.plan_s,
+        decode_s: after.decode_s - before.decode_s,
+        render_s: after.render_s - before.render_s,
+        worker_idle_s: after.worker_idle_s - before.worker_idle_s,
+        slot_wait_s: after.slot_wait_s - before.slot_wait_s,
+        batch_wait_s: after.batch_wait_s - before.batch_wait_s,
+        dropped: after.dropped - before.dropped,
+        drops: after.drops.clone(),
+    }
+}
+
+fn report(args: &BenchArgs, measured: &Measured, batch_size: u32, workers: usize) -> Value {
+    let Measured { seconds, rows, stage_s, stats } = measured;
+    let mut stages = serde_json::Map::new();
+    for (name, time) in stats.stages() {
+        stages.insert(name.to_owned(), json!(time));
+    }
+    stages.insert("stage".to_owned(), json!(stage_s));
+    let samples = stats.samples.max(1) as f64;
+    json!({
+        "samples_per_s": *rows as f64 / seconds,
+        "decoded_frames_per_sample": stats.decoded_frames as f64 / samples,
+        "bytes_per_s": stats.bytes as f64 / seconds,
+        "stages": stages,
+        "limiting_stage": if stage_s > &(seconds * 0.5) { "stage" } else { stats.limiting_stage() },
+        "worker_idle_s": stats.worker_idle_s,
+        "slot_wait_s": stats.slot_wait_s,
+        "batch_wait_s": stats.batch_wait_s,
+        "seconds": seconds,
+        "rows": rows,
+        "dropped": stats.dropped,
+        "drops": stats.drops,
+        "settings": {
+            "path": args.data.path, "recipe": args.recipe.recipe, "set": args.recipe.set,
+            "for": args.recipe_stage, "workers": workers, "batch": batch_size,
+            "stage": format!("{:?}", args.stage).to_lowercase(), "seed": args.seed,
+        },
+    })
+}
+
+fn table(measured: &Measured, report: &Value) -> Table {
+    let number = |key: &str| report[key].as_f64().unwrap_or(0.0);
+    let Measured { seconds, stats, .. } = measured;
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    let mut row = |name: &str, value: String| {
+        table.add_row([name.to_owned(), value]);
+    };
+    row("rows a second", format!("{:.1}", number("samples_per_s")));
+    row("decoded frames a sample", format!("{:.1}", number("decoded_frames_per_sample")));
+    row("read a second", bytes_text(number("bytes_per_s") as u64));
+    row("limited by", report["limiting_stage"].as_str().unwrap_or("?").to_owned());
+    let worker_seconds = seconds * stats.workers as f64;
+    for (name, time) in stats.stages() {
+        let share = 100.0 * time / worker_seconds;
+        row(&format!("workers: {name}"), format!("{time:.2} s, {share:.0} %"));
+    }
+    let idle = 100.0 * stats.worker_idle_s / worker_seconds;
+    row("workers: idle", format!("{:.2} s, {idle:.0} %", stats.worker_idle_s));
+    let floats = 100.0 * measured.stage_s / seconds;
+    row("floats and targets", format!("{:.2} s, {floats:.0} %", measured.stage_s));
+    let wait = 100.0 * stats.batch_wait_s / seconds;
+    row("waiting for batches", format!("{:.2} s, {wait:.0} %", stats.batch_wait_s));
+    row("dropped samples", stats.dropped.to_string());
+    table
+}

@@ -1,0 +1,149 @@
+//! Arguments and small things that several subcommands share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use tubelet_augment::{Recipe, RecipeError, RecipeFile, Stage, builtin};
+use tubelet_formats::dataset::Layout;
+use tubelet_formats::error::FormatErrorKind;
+use tubelet_formats::{FormatError, OpenOptions, ShardReader, open};
+use tubelet_loader::LoaderError;
+
+/// The command line asks for something that cannot be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+/// 2 where the command line or configuration is wrong, else 1.
+pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
+    let configuration = error.chain().any(|cause| {
+        cause.is::<Usage>()
+            || cause.is::<RecipeError>()
+            || matches!(cause.downcast_ref(), Some(LoaderError::Config(_)))
+            || matches!(
+                cause.downcast_ref::<FormatError>().map(|e| &e.kind),
+                Some(FormatErrorKind::Layout(_))
+            )
+    });
+    if configuration { 2 } else { 1 }
+}
+
+/// A data set on the command line.
+#[derive(Args, Clone)]
+pub(crate) struct DataArgs {
+    /// Data set: a folder, a list file or a Parquet file
+    pub(crate) path: PathBuf,
+    #[command(flatten)]
+    pub(crate) how: HowArgs,
+}
+
+/// How a data set is laid out.
+#[derive(Args, Clone, Default)]
+pub(crate) struct HowArgs {
+    /// Layout of the data set; found out where it is not given
+    #[arg(long, value_name = "LAYOUT", help = layout_help())]
+    pub(crate) layout: Option<Layout>,
+    /// Which part of the data set [default: train]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) split: Option<String>,
+    /// Annotation file, where it is not at its usual place
+    #[arg(long, value_name = "FILE")]
+    pub(crate) annotations: Option<PathBuf>,
+}
+
+fn layout_help() -> String {
+    let names: Vec<String> = Layout::ALL.iter().map(ToString::to_string).collect();
+    format!("Layout of the data set: {} [default: found out]", names.join(", "))
+}
+
+impl HowArgs {
+    /// The options of [`open`], with `split` where the command line has none.
+    pub(crate) fn options(&self, split: &str) -> OpenOptions {
+        OpenOptions {
+            layout: self.layout,
+            split: self.split.clone().unwrap_or_else(|| split.to_owned()),
+            annotations: self.annotations.clone(),
+        }
+    }
+}
+
+impl DataArgs {
+    /// Opens the data set and says what annotations list but the disk lacks.
+    pub(crate) fn open(&self) -> Result<Arc<dyn ShardReader>> {
+        let shards = open(&self.path, &self.how.options("train"))?;
+        report_missing(shards.as_ref());
+        Ok(shards)
+    }
+}
+
+/// Names up to ten files that are listed but absent.
+pub(crate) fn report_missing(shards: &dyn ShardReader) {
+    let missing = shards.missing();
+    if missing.is_empty() {
+        return;
+    }
+    eprintln!("{} listed files are not on disk:", missing.len());
+    for name in missing.iter().take(10) {
+        eprintln!("  {name}");
+    }
+    if missing.len() > 10 {
+        eprintln!("  and {} more", missing.len() - 10);
+    }
+}
+
+/// A recipe on the command line.
+#[derive(Args, Clone)]
+pub(crate) struct RecipeArgs {
+    /// Recipe: a name from `tubelet recipes`, or a TOML file
+    #[arg(long, value_name = "NAME|FILE")]
+    pub(crate) recipe: String,
+    /// Change a value of the recipe, for example pretrain.batch_size=16; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+impl RecipeArgs {
+    /// The recipe with its changes.
+    pub(crate) fn file(&self) -> Result<RecipeFile> {
+        recipe_file(&self.recipe, &self.set)
+    }
+
+    /// One stage of it.
+    pub(crate) fn stage(&self, stage: Stage) -> Result<Arc<Recipe>> {
+        Ok(Arc::new(self.file()?.stage(stage)?))
+    }
+}
+
+/// The recipe `name`, built in or a file, with `overrides`.
+pub(crate) fn recipe_file(name: &str, overrides: &[String]) -> Result<RecipeFile> {
+    if builtin::text(name).is_some() || !name.ends_with(".toml") {
+        return Ok(builtin::recipe(name, overrides)?);
+    }
+    let text = std::fs::read_to_string(name)
+        .map_err(|e| Usage(format!("cannot read the recipe {name}: {e}")))?;
+    RecipeFile::parse(name, &text, overrides).context("bad recipe")
+}
+
+/// Worker threads where the command line has none.
+pub(crate) fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A progress bar on standard error with rate and time left.
+pub(crate) fn progress(total: u64, what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new(total);
+    let template = "{msg} [{bar:30}] {human_pos}/{human_len} {per_sec} {eta} left";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_message(what);
+    bar
+}
+
+/// `1234567` bytes as `1.2 MB`.
+pub(crate) fn bytes_text(bytes: u64) -> String {
+    indicatif::HumanBytes(bytes).to_string()
+}

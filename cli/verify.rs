@@ -1,0 +1,53 @@
+//! `tubelet verify`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use comfy_table::{Table, presets};
+use tubelet_formats::verify::verify;
+
+use crate::common::{default_workers, progress};
+
+#[derive(Args)]
+pub(crate) struct VerifyArgs {
+    /// Folder with shards and manifest.json
+    dir: PathBuf,
+    /// Check checksums and counts only; decode nothing
+    #[arg(long)]
+    no_decode: bool,
+    /// Threads [default: one a core]
+    #[arg(long)]
+    workers: Option<usize>,
+}
+
+pub(crate) fn run(args: &VerifyArgs) -> Result<bool> {
+    let bar = progress(0, "verifying");
+    let workers = args.workers.unwrap_or_else(default_workers);
+    let report = verify(&args.dir, workers, !args.no_decode, &|done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    })?;
+    bar.finish_and_clear();
+    if !report.problems.is_empty() {
+        let mut table = Table::new();
+        table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+        table.set_header(["file", "row", "sample", "what is wrong"]);
+        for problem in &report.problems {
+            table.add_row([
+                problem.file.clone(),
+                problem.row.map(|r| r.to_string()).unwrap_or_default(),
+                problem.name.clone(),
+                problem.what.clone(),
+            ]);
+        }
+        println!("{table}");
+    }
+    eprintln!(
+        "{} shards, {} samples, {} problems",
+        report.shards,
+        report.rows,
+        report.problems.len()
+    );
+    Ok(report.problems.is_empty())
+}

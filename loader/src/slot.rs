@@ -1,0 +1,141 @@
+//! Slots: the memory of a batch while it is filled and while it is used.
+//!
+//! The only `unsafe` of this crate is here: several workers write disjoint rows of one buffer.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam_channel::Sender;
+use tubelet_core::{BatchLayout, BatchRef, HostBuf, RowMut};
+
+use crate::error::LoaderError;
+use crate::order::Cursor;
+
+/// Memory of one batch, reused for ever.
+pub(crate) type SlotMemory = Arc<HostBuf>;
+
+/// A batch while its rows are being written.
+pub(crate) struct Filling {
+    pub(crate) memory: SlotMemory,
+    pub(crate) layout: Arc<BatchLayout>,
+    /// Number of the batch in the order of delivery, from 0.
+    pub(crate) sequence: u64,
+    pub(crate) rows: usize,
+    pub(crate) epoch: u32,
+    pub(crate) after: Cursor,
+    /// Row groups not yet committed or dropped.
+    pub(crate) pending: AtomicUsize,
+    pub(crate) failure: Mutex<Option<LoaderError>>,
+}
+
+/// The exclusive right to write the rows of one sample in one slot. Dropped without
+/// [`SlotRows::commit`], the rows have failed and so has their batch.
+pub(crate) struct SlotRows {
+    filling: Arc<Filling>,
+    first: usize,
+    count: usize,
+    done: Sender<Arc<Filling>>,
+    failure: Option<LoaderError>,
+}
+
+impl SlotRows {
+    /// Rows `first..first + count` of `filling`, to be reported to `done` when they were the last.
+    ///
+    /// The caller hands out every row once: the dispatcher cuts a slot into consecutive groups.
+    pub(crate) fn new(
+        filling: Arc<Filling>,
+        first: usize,
+        count: usize,
+        done: Sender<Arc<Filling>>,
+    ) -> Self {
+        let end = first + count;
+        assert!(end <= filling.layout.batch_size as usize, "row {end} of the slot");
+        Self { filling, first, count, done, failure: Some(LoaderError::Ended) }
+    }
+
+    /// Number of rows.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The `n`-th of these rows.
+    pub(crate) fn row(&mut self, n: usize) -> RowMut<'_> {
+        assert!(n < self.count, "row {n} of {}", self.count);
+        // SAFETY: the slot's buffer has at least the layout's bytes and lives as long as `filling`.
+        // This value is the only one for its rows (see `new`), `&mut self` makes the access
+        // exclusive, and no `Batch` reads the buffer before every group was dropped.
+        unsafe {
+            RowMut::from_raw(&self.filling.layout, self.filling.memory.as_ptr(), self.first + n)
+        }
+    }
+
+    /// The rows are written.
+    pub(crate) fn commit(mut self) {
+        self.failure = None;
+    }
+
+    /// The rows cannot be written.
+    pub(crate) fn fail(mut self, error: LoaderError) {
+        self.failure = Some(error);
+    }
+}
+
+impl Drop for SlotRows {
+    fn drop(&mut self) {
+        if let Some(error) = self.failure.take() {
+            let mut failure = self.filling.failure.lock().unwrap_or_else(PoisonError::into_inner);
+            failure.get_or_insert(error);
+        }
+        // AcqRel: the thread that sees the last group also sees what the others wrote.
+        if self.filling.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // A loader that is shutting down no longer listens; the slot is dropped then.
+            let _ = self.done.send(Arc::clone(&self.filling));
+        }
+    }
+}
+
+/// A full batch. It owns its slot; dropping it is what lets the loader go on.
+pub struct Batch {
+    filling: Arc<Filling>,
+    free: Sender<SlotMemory>,
+}
+
+impl Batch {
+    pub(crate) fn new(filling: Arc<Filling>, free: Sender<SlotMemory>) -> Self {
+        debug_assert_eq!(filling.pending.load(Ordering::Acquire), 0);
+        Self { filling, free }
+    }
+
+    /// Its rows.
+    #[expect(clippy::should_implement_trait, reason = "returns a view by value, not a reference")]
+    pub fn as_ref(&self) -> BatchRef<'_> {
+        BatchRef::new(&self.filling.layout, self.filling.memory.as_slice(), self.filling.rows)
+    }
+
+    /// Epoch its samples belong to.
+    pub fn epoch(&self) -> u32 {
+        self.filling.epoch
+    }
+
+    /// Where to go on after this batch.
+    pub fn cursor(&self) -> Cursor {
+        self.filling.after
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        // Without a listener the loader is gone and the memory is freed with it.
+        let _ = self.free.send(Arc::clone(&self.filling.memory));
+    }
+}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batch")
+            .field("epoch", &self.filling.epoch)
+            .field("rows", &self.filling.rows)
+            .field("cursor", &self.filling.after)
+            .finish()
+    }
+}

@@ -1,0 +1,191 @@
+//! One worker: reads, plans, decodes, renders and commits, one sample at a time.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crossbeam_channel::Receiver;
+use tubelet_augment::plan::{SamplePlan, Scratch, union_of_frames};
+use tubelet_augment::{Recipe, Stage};
+use tubelet_core::layout::NO_LABEL;
+use tubelet_core::{Clip, SampleId, SampleKey};
+use tubelet_formats::{Decoder, FrameRequest, Record, ShardReader, decoder};
+
+use crate::batches::OnError;
+use crate::error::{LoaderError, SampleError, SampleErrorKind};
+use crate::order::substitute;
+use crate::slot::SlotRows;
+use crate::stats::{Counters, Timer};
+
+/// One sample to be written into its rows.
+pub(crate) struct Ticket {
+    pub(crate) sample: u64,
+    pub(crate) epoch: u32,
+    pub(crate) rows: SlotRows,
+}
+
+/// What all workers share.
+pub(crate) struct Shared {
+    pub(crate) shards: Arc<dyn ShardReader>,
+    pub(crate) recipe: Arc<Recipe>,
+    pub(crate) seed: u64,
+    pub(crate) on_error: OnError,
+    pub(crate) counters: Counters,
+}
+
+/// Substitutes tried for one sample before the batch fails.
+const MAX_SUBSTITUTES: u32 = 32;
+/// Samples tried before the share of drops is looked at.
+const MIN_SEEN_FOR_LIMIT: u64 = 64;
+
+/// A worker's own buffers.
+struct Worker<'a> {
+    shared: &'a Shared,
+    decoder: Box<dyn Decoder>,
+    bytes: Vec<u8>,
+    clip: Clip,
+    scratch: Scratch,
+    plans: Vec<SamplePlan>,
+}
+
+/// Works through `tickets` until the dispatcher hangs up.
+pub(crate) fn run(shared: &Shared, tickets: &Receiver<Ticket>) {
+    let mut worker = Worker {
+        shared,
+        decoder: decoder(),
+        bytes: Vec::new(),
+        clip: Clip::new(),
+        scratch: Scratch::default(),
+        plans: Vec::new(),
+    };
+    while let Ok(ticket) = shared.counters.time(Timer::WorkerIdle, || tickets.recv()) {
+        worker.serve(ticket);
+    }
+}
+
+impl Worker<'_> {
+    /// Fills the ticket's rows, with a substitute where the policy allows it.
+    fn serve(&mut self, ticket: Ticket) {
+        let Ticket { sample, epoch, mut rows } = ticket;
+        let mut current = sample;
+        for attempt in 0..=MAX_SUBSTITUTES {
+            let Err(error) = self.attempt(current, epoch, attempt, &mut rows) else {
+                self.shared.counters.rows.fetch_add(rows.count() as u64, Ordering::Relaxed);
+                return rows.commit();
+            };
+            self.shared.counters.record_drop(current, &error.name, error.kind.to_string());
+            tracing::debug!("{error}");
+            match self.after_failure(error, attempt) {
+                Err(error) => return rows.fail(error),
+                Ok(()) if self.shared.recipe.stage() == Stage::Eval => {
+                    blank(&mut rows, sample);
+                    return rows.commit();
+                }
+                Ok(()) => {
+                    let len = self.shared.shards.len() as u64;
+                    current = substitute(len, self.shared.seed, epoch, sample, attempt);
+                }
+            }
+        }
+    }
+
+    /// Whether the policy lets the loader go on after `error`.
+    fn after_failure(&self, error: SampleError, attempt: u32) -> Result<(), LoaderError> {
+        let OnError::Skip { max_share } = self.shared.on_error else {
+            return Err(error.into());
+        };
+        let counters = &self.shared.counters;
+        let dropped = counters.dropped.load(Ordering::Relaxed);
+        let seen = counters.samples.load(Ordering::Relaxed) + dropped;
+        let over = seen >= MIN_SEEN_FOR_LIMIT && dropped as f64 > max_share * seen as f64;
+        if over || attempt == MAX_SUBSTITUTES {
+            let limit = max_share * 100.0;
+            return Err(LoaderError::TooManyDrops { dropped, seen, limit, last: error.to_string() });
+        }
+        Ok(())
+    }
+
+    fn attempt(
+        &mut self,
+        sample: u64,
+        epoch: u32,
+        attempt: u32,
+        rows: &mut SlotRows,
+    ) -> Result<(), SampleError> {
+        let record = self.shared.shards.record(sample as usize);
+        let turn = AssertUnwindSafe(|| self.turn(&record, epoch, attempt, rows));
+        let result = catch_unwind(turn).unwrap_or_else(|panic| {
+            self.decoder = decoder();
+            Err(SampleErrorKind::Panic(panic_text(panic.as_ref())))
+        });
+        let sample = SampleId(sample);
+        result.map_err(|kind| SampleError { sample, name: record.name.clone(), attempt, kind })
+    }
+
+    /// One worker's turn: read, facts, plan, decode, render.
+    fn turn(
+        &mut self,
+        record: &Record,
+        epoch: u32,
+        attempt: u32,
+        rows: &mut SlotRows,
+    ) -> Result<(), SampleErrorKind> {
+        let Shared { shards, recipe, seed, counters, .. } = self.shared;
+        let bytes = counters.time(Timer::Read, || shards.read(record, &mut self.bytes))?;
+        let probed;
+        let info = match &record.info {
+            Some(info) => info.as_ref(),
+            None => {
+                probed = counters.time(Timer::Probe, || self.decoder.probe(bytes))?;
+                &probed
+            }
+        };
+
+        self.plans.clear();
+        for repeat in 0..rows.count() as u16 {
+            // A substitute that is also in the epoch itself must not repeat its draws.
+            let repeat = repeat | u16::from(attempt > 0) << 15;
+            let key = SampleKey { seed: *seed, epoch, sample: record.id, repeat };
+            self.plans.push(counters.time(Timer::Plan, || recipe.plan(key, info))?);
+        }
+        let want = FrameRequest { frames: union_of_frames(&self.plans), region: None };
+
+        counters
+            .time(Timer::Decode, || self.decoder.decode(bytes, info, &want, &mut self.clip))?;
+
+        counters.time(Timer::Render, || -> Result<(), SampleErrorKind> {
+            for (n, plan) in self.plans.iter().enumerate() {
+                let mut row = rows.row(n);
+                recipe
+                    .render(plan, &self.clip, &mut self.scratch, &mut row)
+                    .map_err(SampleErrorKind::Frame)?;
+                row.set_facts(record.label.unwrap_or(NO_LABEL), record.id.0);
+            }
+            Ok(())
+        })?;
+
+        counters.samples.fetch_add(1, Ordering::Relaxed);
+        counters.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        counters.frames.fetch_add(want.frames.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Rows of an evaluation whose sample failed: black and without a label, so that nothing scores them.
+fn blank(rows: &mut SlotRows, sample: u64) {
+    for n in 0..rows.count() {
+        let mut row = rows.row(n);
+        for view in 0..row.layout().views.len() {
+            row.pixels(view).fill(0);
+        }
+        row.set_facts(NO_LABEL, sample);
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|s| (*s).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}

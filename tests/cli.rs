@@ -1,0 +1,99 @@
+//! The program as a person runs it.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::media;
+
+fn tubelet(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tubelet")).args(arguments).output().expect("runs")
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are UTF-8")
+}
+
+#[track_caller]
+fn ok(arguments: &[&str]) -> String {
+    let output = tubelet(arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned() + &errors
+}
+
+#[track_caller]
+fn fails(code: i32, arguments: &[&str]) -> String {
+    let output = tubelet(arguments);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
+    errors
+}
+
+#[test]
+fn mistakes_exit_with_2_and_say_what_would_be_right() {
+    assert!(fails(2, &["recipes", "mae-vit-x"]).contains("mae-vit-b"));
+    assert!(fails(2, &["recipes", "mae-vit-b", "--set", "pretrain.flip=2"]).contains("0 to 1"));
+    let root = media::imagenet(1, 2);
+    let data = path(root.path());
+    assert!(fails(2, &["inspect", data, "--sample", "9"]).contains("2"));
+    assert!(fails(2, &["dump", data, "--recipe", "mae-tiny", "-o", "x"]).contains("--samples"));
+    fails(2, &["bench", data, "--recipe", "mae-tiny", "--stage", "device"]);
+    fails(2, &["convert", data, "-o", "x", "--images", "train"]);
+}
+
+#[test]
+fn convert_then_verify_then_inspect() {
+    let root = media::kinetics(5);
+    let out = tempfile::tempdir().expect("temporary folder");
+    let shards = path(out.path());
+    assert!(ok(&["convert", path(root.path()), "-o", shards]).contains("5 listed = 5 written"));
+    assert!(ok(&["verify", shards]).contains("0 problems"));
+    let seen = ok(&["inspect", shards]);
+    assert!(seen.contains("air drumming") && seen.contains("zumba"), "{seen}");
+
+    let shard = std::fs::read_dir(out.path())
+        .expect("folder")
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|p| p.extension().is_some_and(|e| e == "parquet"))
+        .expect("a shard");
+    let mut bytes = std::fs::read(&shard).expect("readable");
+    let middle = bytes.len() / 3;
+    bytes[middle] ^= 0x40;
+    media::write(&shard, &bytes);
+    fails(1, &["verify", shards]);
+}
+
+#[test]
+fn dumps_are_the_same_bytes_from_files_and_shards_and_any_workers() {
+    let root = media::kinetics(6);
+    let out = tempfile::tempdir().expect("temporary folder");
+    let shards = out.path().join("shards");
+    ok(&["convert", path(root.path()), "-o", path(&shards)]);
+    let dump = |data: &Path, workers: &str, name: &str| {
+        let file = out.path().join(name);
+        let samples = ["--samples", "5,0,3", "--workers", workers, "-o", path(&file)];
+        let recipe = ["dump", path(data), "--recipe", "videomae-tiny", "--epoch", "3"];
+        ok(&[&recipe[..], &samples[..]].concat());
+        std::fs::read(&file).expect("written")
+    };
+    let one = dump(root.path(), "1", "a");
+    assert_eq!(one, dump(root.path(), "2", "b"));
+    assert_eq!(one, dump(&shards, "5", "c"));
+}
+
+#[test]
+fn preview_and_bench_run() {
+    let root = media::imagenet(2, 3);
+    let out = tempfile::tempdir().expect("temporary folder");
+    for recipe in ["mae-tiny", "maskfeat-tiny"] {
+        let file = out.path().join(format!("{recipe}.png"));
+        ok(&["preview", path(root.path()), "--recipe", recipe, "-o", path(&file)]);
+        let picture = image::open(&file).expect("a picture");
+        assert!(picture.width() > 100 && picture.height() > 300);
+    }
+    let set = ["--batch", "2", "--seconds", "0.2", "--json"];
+    let text = ok(&[&["bench", path(root.path()), "--recipe", "mae-tiny"][..], &set[..]].concat());
+    let report: serde_json::Value = serde_json::from_str(text.trim()).expect("one JSON object");
+    assert!(report["samples_per_s"].as_f64().is_some_and(|r| r > 0.0), "{report}");
+    assert!(report["stages"]["decode"].is_number() && report["limiting_stage"].is_string());
+}

@@ -1,0 +1,130 @@
+//! The stream of batches does not depend on workers, slots, ranks or the point of resumption.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tubelet_augment::{Stage, builtin};
+use tubelet_core::Heap;
+use tubelet_formats::{OpenOptions, open};
+use tubelet_loader::{Batch, Cursor, Loader, LoaderConfig, Order};
+
+use crate::media;
+
+/// Everything a batch holds, as comparable bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Rows {
+    pixels: Vec<u8>,
+    mask: Vec<u8>,
+    labels: Vec<u32>,
+    samples: Vec<u64>,
+}
+
+impl Rows {
+    fn of(batch: &Batch) -> Self {
+        let batch = batch.as_ref();
+        Self {
+            pixels: batch.pixels(0).to_vec(),
+            mask: batch.mask(0).map(<[u8]>::to_vec).unwrap_or_default(),
+            labels: batch.labels().to_vec(),
+            samples: batch.samples().to_vec(),
+        }
+    }
+
+    fn join(parts: &[Self]) -> Self {
+        let all = |f: fn(&Self) -> &[u8]| parts.iter().flat_map(|p| f(p).to_vec()).collect();
+        Self {
+            pixels: all(|p| &p.pixels),
+            mask: all(|p| &p.mask),
+            labels: parts.iter().flat_map(|p| p.labels.clone()).collect(),
+            samples: parts.iter().flat_map(|p| p.samples.clone()).collect(),
+        }
+    }
+}
+
+fn stream(
+    root: &Path,
+    recipe: &str,
+    set: &[&str],
+    config: LoaderConfig,
+    from: Cursor,
+    count: usize,
+) -> Vec<(Rows, Cursor)> {
+    let set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
+    let recipe = builtin::recipe(recipe, &set).and_then(|f| f.stage(Stage::Pretrain));
+    let recipe = Arc::new(recipe.expect("valid recipe"));
+    let shards = open(root, &OpenOptions::default()).expect("opens");
+    let loader = Loader::new(shards, recipe, &Heap, config).expect("valid settings");
+    let batches = loader.batches(from).expect("starts");
+    batches.take(count).map(|b| b.expect("loads")).map(|b| (Rows::of(&b), b.cursor())).collect()
+}
+
+fn workers(workers: usize, slots: usize) -> LoaderConfig {
+    LoaderConfig { seed: 5, workers, slots, ..LoaderConfig::default() }
+}
+
+#[test]
+fn any_number_of_workers_and_slots_gives_the_same_bytes() {
+    let root = media::imagenet(3, 5);
+    let set = ["pretrain.batch_size=4"];
+    let run = |config| stream(root.path(), "mae-tiny", &set, config, Cursor::default(), 8);
+    let one = run(workers(1, 1));
+    assert_eq!(one, run(workers(2, 3)));
+    assert_eq!(one, run(workers(5, 2)));
+    // Eight batches of four from fifteen samples: three an epoch, so three epochs are touched.
+    assert_eq!(one[7].1.epoch, 2);
+    assert_ne!(one[0].0.samples, one[3].0.samples, "epochs have different orders");
+}
+
+#[test]
+fn a_stream_resumes_in_the_middle_of_an_epoch() {
+    let root = media::kinetics(9);
+    let set = ["pretrain.batch_size=4"];
+    let run = |from, n| stream(root.path(), "videomae-tiny", &set, workers(2, 2), from, n);
+    let whole = run(Cursor::default(), 6);
+    for cut in 1..6 {
+        assert_eq!(whole[cut..], run(whole[cut - 1].1, 6 - cut), "resumed after {cut}");
+    }
+}
+
+#[test]
+fn ranks_together_give_the_same_global_batches() {
+    let root = media::kinetics(9);
+    let set = ["pretrain.batch_size=8", "pretrain.repeats=2"];
+    let run = |rank, world| {
+        let config = LoaderConfig { rank, world, ..workers(2, 2) };
+        stream(root.path(), "mae-st-tiny", &set, config, Cursor::default(), 4)
+    };
+    let whole = run(0, 1);
+    let ranks: Vec<_> = (0..4).map(|rank| run(rank, 4)).collect();
+    for n in 0..4 {
+        let parts: Vec<Rows> = ranks.iter().map(|r| r[n].0.clone()).collect();
+        assert_eq!(whole[n].0, Rows::join(&parts), "batch {n}");
+        assert!(ranks.iter().all(|r| r[n].1 == whole[n].1), "cursor of batch {n}");
+    }
+}
+
+#[test]
+fn repeats_share_a_video_but_not_their_draws() {
+    let root = media::kinetics(4);
+    let set = ["pretrain.batch_size=8", "pretrain.repeats=4"];
+    let batches = stream(root.path(), "mae-st-tiny", &set, workers(1, 2), Cursor::default(), 1);
+    let rows = &batches[0].0;
+    assert_eq!(rows.samples.chunks(4).map(|c| c[0]).collect::<Vec<_>>().len(), 2);
+    assert!(rows.samples.chunks(4).all(|c| c.iter().all(|s| *s == c[0])));
+    let masks: Vec<&[u8]> = rows.mask.chunks(rows.mask.len() / 8).collect();
+    assert_ne!(masks[0], masks[1]);
+    let clips: Vec<&[u8]> = rows.pixels.chunks(rows.pixels.len() / 8).collect();
+    assert_ne!(clips[0], clips[1]);
+}
+
+#[test]
+fn a_sequential_pass_ends_with_what_is_left() {
+    let root = media::imagenet(3, 3);
+    let config = LoaderConfig { order: Order::Sequential, ..workers(3, 2) };
+    let set = ["pretrain.batch_size=4"];
+    let batches = stream(root.path(), "mae-tiny", &set, config, Cursor::default(), 99);
+    let sizes: Vec<usize> = batches.iter().map(|b| b.0.samples.len()).collect();
+    assert_eq!(sizes, [4, 4, 1]);
+    let all: Vec<u64> = batches.iter().flat_map(|b| b.0.samples.clone()).collect();
+    assert_eq!(all, (0..9).collect::<Vec<_>>());
+}

@@ -1,1 +1,4 @@
-//! target
+//! What the model is to predict at the hidden tokens.
+
+pub mod hog;
+pub mod pixels;

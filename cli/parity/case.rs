@@ -242,9 +242,7 @@ impl Case {
         fetch: impl Fn(&str) -> Result<Value>,
     ) -> Result<Vec<Value>> {
         let one = |name: &str| match name.strip_prefix("weights.") {
-            Some(role) => {
-                Ok(Value::Json(Json::String(self.weights(role)?.display().to_string())))
-            }
+            Some(role) => Ok(Value::Json(Json::String(self.weights(role)?.display().to_string()))),
             None => fetch(name),
         };
         match names {

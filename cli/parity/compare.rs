@@ -173,8 +173,7 @@ fn standard_errors(
     let outside = distances.iter().filter(|d| **d > limit).count();
     let largest = distances.iter().fold(0.0f64, |m, d| m.max(*d));
     Ok(Check {
-        passed: outside <= expect.tolerance.outliers
-            && (outside == 0 || largest <= limit + 1.0),
+        passed: outside <= expect.tolerance.outliers && (outside == 0 || largest <= limit + 1.0),
         error: largest,
         ratio: largest / limit,
         tolerance: format!("{limit} standard errors"),
@@ -314,4 +313,82 @@ fn numeric(value: &Value) -> Result<Array> {
 
 fn numbers(value: &Value) -> Result<Vec<f64>> {
     Ok(numeric(value)?.f64s())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn verdict(tolerance: &Json, extra: &Json, want: Value, got: &Value) -> Result<Check> {
+        let mut expect = json!({"tensor": "x", "output": "y", "tolerance": tolerance});
+        if let (Some(expect), Some(extra)) = (expect.as_object_mut(), extra.as_object()) {
+            expect.extend(extra.clone());
+        }
+        let case: Case = serde_json::from_value(json!({
+            "name": "n", "kind": "k", "method": "m", "file": "f",
+            "params": {"draws": 1000}, "expect": [expect],
+        }))
+        .expect("a case");
+        let row = Row { expected: BTreeMap::from([("x".to_owned(), want)]), ..Row::default() };
+        check(&case, &row, &case.expect[0], got, Some(1000.0))
+    }
+
+    fn passed(tolerance: Json, want: &[f64], got: &[f64]) -> bool {
+        let array = |v: &[f64]| Value::array(&[v.len()], v.to_vec());
+        verdict(&tolerance, &json!({}), array(want), &array(got)).expect("comparable").passed
+    }
+
+    #[test]
+    fn limits_hold_and_add_up() {
+        assert!(passed(json!({"abs": 0.1}), &[1.0, 2.0], &[1.05, 2.0]));
+        assert!(!passed(json!({"abs": 0.1}), &[1.0, 2.0], &[1.0, 2.2]));
+        assert!(passed(json!({"abs": 0.1, "rel": 0.1}), &[1.0, 2.0], &[1.0, 2.25]));
+        assert!(passed(json!({"rel_to_max": 0.1}), &[0.0, 10.0], &[0.9, 10.0]));
+        assert!(!passed(json!({"exact": true}), &[1.0], &[1.000_000_1]));
+        assert!(passed(json!({"abs": 0.1, "fraction": 0.5}), &[1.0, 1.0], &[1.0, 9.0]));
+        assert!(!passed(json!({"abs": 0.1, "fraction": 0.6}), &[1.0, 1.0], &[1.0, 9.0]));
+    }
+
+    #[test]
+    fn nothing_that_is_not_a_number_passes() {
+        for tolerance in [json!({"abs": 1e9}), json!({"rel": 1.0}), json!({"exact": true})] {
+            assert!(!passed(tolerance, &[1.0], &[f64::NAN]));
+        }
+        assert!(!passed(json!({"standard_errors": 4.0}), &[0.5], &[f64::NAN]));
+        assert!(!passed(json!({"total_variation": 0.5}), &[1.0, 1.0], &[0.0, 0.0]));
+    }
+
+    #[test]
+    fn statistics_count_both_samples() {
+        // p(1-p)(1/1000 + 1/1000) = 0.0005: one standard error is 0.0224.
+        assert!(passed(json!({"standard_errors": 4}), &[0.5], &[0.58]));
+        assert!(!passed(json!({"standard_errors": 4}), &[0.5], &[0.6]));
+        assert!(passed(json!({"standard_errors": 4, "outliers": 1}), &[0.5; 2], &[0.5, 0.6]));
+        assert!(!passed(json!({"standard_errors": 4, "outliers": 1}), &[0.5; 2], &[0.6, 0.6]));
+        assert!(passed(json!({"total_variation": 0.1}), &[5.0, 5.0], &[55.0, 45.0]));
+        assert!(!passed(json!({"same_support": true}), &[5.0, 0.0], &[5.0, 1.0]));
+    }
+
+    #[test]
+    fn shapes_must_agree_and_items_are_left_out() {
+        let array = |shape: &[usize]| Value::array(shape, vec![0.0; shape.iter().product()]);
+        let exact = json!({"exact": true});
+        assert!(verdict(&exact, &json!({}), array(&[2, 3]), &array(&[3, 2])).is_err());
+        assert!(verdict(&exact, &json!({}), array(&[1, 2, 3]), &array(&[2, 3])).is_ok());
+        let lists = |last: f64| Value::json(json!({"a": [9.0, 1.0, last]}));
+        let items = json!({"items": [1, 1]});
+        assert!(verdict(&exact, &items, lists(2.0), &lists(3.0)).expect("comparable").passed);
+        assert!(!verdict(&exact, &json!({}), lists(2.0), &lists(3.0)).expect("comparable").passed);
+    }
+
+    #[test]
+    fn ignored_tokens_are_not_looked_at() {
+        let want = Value::array(&[1, 2, 2], vec![1.0, 1.0, 2.0, 2.0]);
+        let got = Value::array(&[1, 2, 2], vec![9.0, 9.0, 2.0, 2.0]);
+        let ignore = json!({"ignore_tokens": [[0, 0]]});
+        let exact = json!({"exact": true});
+        assert!(verdict(&exact, &ignore, want.clone(), &got).expect("comparable").passed);
+        assert!(!verdict(&exact, &json!({}), want, &got).expect("comparable").passed);
+    }
 }

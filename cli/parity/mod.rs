@@ -7,6 +7,7 @@
 mod augment;
 pub(crate) mod case;
 mod compare;
+mod formats;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -70,6 +71,7 @@ fn runner(kind: &str) -> Option<Runner> {
         "hog" | "hog_picture" | "normalise" | "pixel_target" | "mask_distribution"
         | "mask_upsample" | "crop_distribution" | "crop_candidates" | "resample"
         | "frame_sampling" => Some(augment::run_kind),
+        "jpeg_decode" | "video_decode" => Some(formats::run_kind),
         _ => None,
     }
 }
@@ -204,7 +206,8 @@ fn write_verdict(out: &mut impl Write, case: &Case, verdict: &Verdict, json: boo
     }
     let mut line = format!("{word:<12}{:<58}", case.name);
     if let Some(check) = check {
-        line += &format!(" error {:<10} tolerance {}", format!("{:.3e}", check.error), check.tolerance);
+        line +=
+            &format!(" error {:<10} tolerance {}", format!("{:.3e}", check.error), check.tolerance);
     }
     if !text.is_empty() {
         line += &format!(" ({text})");
@@ -238,5 +241,49 @@ impl Counts {
             writeln!(out, "{passed} passed, {failed} failed, {unsupported} unsupported")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case(expect: serde_json::Value) -> Case {
+        serde_json::from_value(json!({
+            "name": "n", "kind": "k", "method": "m", "file": "f", "expect": expect,
+        }))
+        .expect("a case")
+    }
+
+    fn row() -> Row {
+        let expected = BTreeMap::from([("x".to_owned(), Value::number(1.0))]);
+        Row { expected, ..Row::default() }
+    }
+
+    fn nothing(_: &Case, _: &Inputs) -> Result<Outcome> {
+        Ok(Outcome::Outputs(BTreeMap::new()))
+    }
+
+    fn panics(_: &Case, _: &Inputs) -> Result<Outcome> {
+        Err(anyhow!("{}", [0u8; 0][std::hint::black_box(1)]))
+    }
+
+    #[test]
+    fn a_missing_output_or_expectation_is_an_error() {
+        let one = json!([{"tensor": "x", "output": "y", "tolerance": {"exact": true}}]);
+        assert!(run_row(&case(one), &row(), nothing).is_err());
+        assert!(run_row(&case(json!([])), &row(), nothing).is_err());
+    }
+
+    #[test]
+    fn a_panic_fails_one_case_only() {
+        let error = run_row(&case(json!([])), &row(), panics).expect_err("it panics");
+        assert!(error.to_string().starts_with("panicked"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_folder_is_a_clear_error() {
+        let error = run(Path::new("/no/such/folder"), &Options::default()).expect_err("no folder");
+        assert!(error.to_string().contains("cases.json"), "{error}");
     }
 }

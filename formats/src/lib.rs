@@ -4,9 +4,32 @@
 //!
 //! The two open seams are [`ShardReader`] (where encoded samples come from) and [`Decoder`] (how
 //! they become frames). [`open`] turns a path into the former, [`decoder`] makes the latter.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`record`], [`error`] | the seams and what can go wrong |
+//! | [`dataset`] | annotations and folders to a listing |
+//! | [`shard`] | readers: files on disk, Parquet shards |
+//! | [`decode`] | JPEG, pictures, video |
+//! | [`index`] | media facts found once |
+//! | [`convert`](mod@convert), [`verify`] | Parquet shards made and checked |
+//! | [`encode`] | media for tests and demonstrations |
 
+pub mod convert;
+pub mod dataset;
+pub mod decode;
+#[cfg(feature = "video")]
+pub mod encode;
 pub mod error;
+mod facts;
+pub mod index;
 pub mod record;
+pub mod shard;
+pub mod verify;
 
+pub use dataset::Layout;
+pub use decode::{ColorConversion, MediaDecoder, decoder, sniff};
 pub use error::{DecodeError, FormatError};
-pub use record::{FrameRequest, MediaKind, Record, ShardReader, Span};
+pub use index::Index;
+pub use record::{Decoder, FrameRequest, MediaKind, Record, ShardReader, Span};
+pub use shard::{OpenOptions, open};

@@ -32,6 +32,13 @@ pub enum Span {
         /// Bytes within it.
         bytes: Range<u64>,
     },
+    /// A row of a shard whose bytes are not stored in one piece as they are.
+    Cell {
+        /// Number of the shard.
+        shard: u32,
+        /// Row within it.
+        row: u64,
+    },
 }
 
 /// One sample's entry.

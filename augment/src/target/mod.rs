@@ -1,4 +1,5 @@
 //! What the model is to predict at the hidden tokens.
 
 pub mod hog;
+pub mod hog_picture;
 pub mod pixels;

@@ -1,0 +1,72 @@
+//! Frame sampling with given draws.
+
+use anyhow::{Result, anyhow};
+use tubelet_augment::temporal;
+
+use super::{outputs, unsupported};
+use crate::parity::Outcome;
+use crate::parity::case::{Case, Inputs, Value};
+
+pub(super) fn run(case: &Case, inputs: &Inputs) -> Result<Outcome> {
+    let n = number(case, inputs, "num_frames")?;
+    match case.param::<String>("rule")?.as_str() {
+        "pretrain" => {
+            let (frames, step) = (case.param("T")?, inputs.get("step")?);
+            let bound = temporal::videomae_bound(n, frames, step);
+            let ids = temporal::videomae_indices(n, frames, step, inputs.get("offset")?);
+            Ok(outputs([("randint_upper", Value::json(bound)), ("frame_ids", list(&ids))]))
+        }
+        "finetune_dense" => {
+            let (frames, step) = (case.param("T")?, case.param("rate")?);
+            let end = inputs.get::<Option<u32>>("end")?;
+            Ok(frame_ids(&temporal::videomae_dense_indices(n, frames, step, end)))
+        }
+        "test_k400" => test_k400(case, n),
+        "test_ssv2" => {
+            let frames = case.param("T")?;
+            let clip = |clip| list(&temporal::segments_test_clip(n, frames, clip, 2));
+            let all = list(&temporal::segments_test_indices(n, frames));
+            Ok(outputs([("indices_32", all), ("clip0", clip(0)), ("clip1", clip(1))]))
+        }
+        "uniform_subsample" => Ok(frame_ids(&temporal::uniform(n, number(case, inputs, "T")?))),
+        "slowfast_clip" => {
+            let (clip, clips) = (inputs.get("clip_idx")?, inputs.get("num_clips")?);
+            let span = inputs.get("clip_size")?;
+            let offset = inputs.get("use_offset")?;
+            slowfast(inputs, n, temporal::slowfast_test_start(n, span, clip, clips, offset))
+        }
+        "slowfast_given_start" => slowfast(inputs, n, inputs.get("start")?),
+        other => Ok(unsupported(format!("rule {other}"))),
+    }
+}
+
+fn test_k400(case: &Case, n: u32) -> Result<Outcome> {
+    let (frames, clips): (u32, u32) = (case.param("T")?, case.param("clips")?);
+    let all = temporal::videomae_test_sequence(n, frames, case.param("rate")?);
+    let start = |clip| temporal::videomae_test_start(all.len(), frames, clip, clips) as u32;
+    let starts: Vec<u32> = (0..clips).map(start).collect();
+    Ok(outputs([("all_index", list(&all)), ("clip_starts_5", list(&starts))]))
+}
+
+fn slowfast(inputs: &Inputs, n: u32, start: f64) -> Result<Outcome> {
+    let span: f64 = inputs.get("clip_size")?;
+    let ids = temporal::slowfast_indices(n, inputs.get("T")?, span, start);
+    if ids.is_empty() {
+        return Err(anyhow!("no frame"));
+    }
+    let end = Value::number(start + span - 1.0);
+    Ok(outputs([("start", Value::number(start)), ("end", end), ("frame_ids", list(&ids))]))
+}
+
+/// A quantity that is an input in some cases and a parameter in others.
+fn number(case: &Case, inputs: &Inputs, name: &str) -> Result<u32> {
+    if inputs.has(name) { inputs.get(name) } else { case.param(name) }
+}
+
+fn frame_ids(ids: &[u32]) -> Outcome {
+    outputs([("frame_ids", list(ids))])
+}
+
+fn list(ids: &[u32]) -> Value {
+    Value::array(&[ids.len()], ids.iter().map(|i| i64::from(*i)).collect::<Vec<_>>())
+}

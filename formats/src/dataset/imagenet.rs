@@ -1,0 +1,47 @@
+//! ImageNet's folder layout: `{train,val}/<wnid>/*.JPEG`, class index = sorted wnid order, as
+//! torchvision's `ImageFolder` has it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::folder::list_classes;
+use super::{Listing, sorted};
+use crate::error::FormatError;
+
+/// Whether there is a split folder with wnid folders in it.
+pub(super) fn looks_like(root: &Path, split: &str) -> bool {
+    let is_wnid = |name: &str| {
+        name.len() == 9 && name.starts_with('n') && name[1..].bytes().all(|b| b.is_ascii_digit())
+    };
+    [root.join(split), root.to_owned()].iter().any(|folder| {
+        sorted(folder).is_ok_and(|entries| {
+            entries.iter().any(|p| {
+                p.is_dir() && p.file_name().is_some_and(|n| is_wnid(&n.to_string_lossy()))
+            })
+        })
+    })
+}
+
+/// Lists `root/split`, or `root` itself where that is the split's folder. Classes are those of the
+/// `train` folder where there is one, so that all splits agree.
+pub(super) fn list(root: &Path, split: &str) -> Result<Listing, FormatError> {
+    let inside = root.join(split);
+    let base = if inside.is_dir() { inside } else { root.to_owned() };
+    let mut listing = list_classes(root, &base)?;
+    let train = root.join("train");
+    if train.is_dir() && train != base {
+        let mut all: BTreeSet<String> = listing.classes.iter().cloned().collect();
+        for folder in sorted(&train)?.into_iter().filter(|p| p.is_dir()) {
+            if let Some(name) = folder.file_name() {
+                all.insert(name.to_string_lossy().into_owned());
+            }
+        }
+        let all: Vec<String> = all.into_iter().collect();
+        for entry in &mut listing.entries {
+            let name = entry.label.and_then(|l| listing.classes.get(l as usize));
+            entry.label = name.and_then(|n| all.binary_search(n).ok()).map(|l| l as u32);
+        }
+        listing.classes = all;
+    }
+    Ok(listing)
+}

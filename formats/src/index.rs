@@ -1,0 +1,244 @@
+//! Media facts found once: frame counts, sizes, key frames, stored as a Parquet table beside the
+//! data set.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::UNIX_EPOCH;
+
+use arrow_array::{Array, RecordBatch, StringArray, UInt64Array};
+use arrow_schema::{DataType, Field, Schema};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use tubelet_core::MediaInfo;
+
+use crate::decode::decoder;
+use crate::error::{DecodeError, FormatError, FormatErrorKind};
+use crate::record::{Record, ShardReader, Span};
+
+/// One sample's line.
+#[derive(Clone, Debug, PartialEq)]
+struct Line {
+    name: String,
+    bytes: u64,
+    mtime: u64,
+    facts: Result<Arc<MediaInfo>, String>,
+}
+
+/// Media facts of a data set.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Index {
+    lines: Vec<Line>,
+    places: HashMap<String, usize>,
+}
+
+impl Index {
+    /// Probes all samples of `reader` on `workers` threads; `progress` hears (done, all).
+    pub fn build(
+        reader: &dyn ShardReader,
+        workers: usize,
+        progress: &(dyn Fn(usize, usize) + Sync),
+    ) -> Self {
+        let lines = in_parallel(reader.len(), workers, progress, || {
+            let (mut decoder, mut buf) = (decoder(), Vec::new());
+            move |n| {
+                let record = reader.record(n);
+                let facts = match reader.read(&record, &mut buf) {
+                    Ok(bytes) => decoder.probe(bytes).map_err(|e| e.to_string()),
+                    Err(error) => Err(error.to_string()),
+                };
+                let (bytes, mtime) = stamp_of(&record);
+                Line { name: record.name, bytes, mtime, facts: facts.map(Arc::new) }
+            }
+        });
+        Self::from_lines(lines)
+    }
+
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Samples that cannot be used, and why.
+    pub fn broken(&self) -> Vec<(String, String)> {
+        let broken = |l: &Line| Some((l.name.clone(), l.facts.as_ref().err()?.clone()));
+        self.lines.iter().filter_map(broken).collect()
+    }
+
+    /// The facts of the sample `name` if its file is unchanged since.
+    pub fn find(&self, name: &str, path: &Path) -> Option<Arc<MediaInfo>> {
+        let line = &self.lines[*self.places.get(name)?];
+        (stamp(path) == (line.bytes, line.mtime)).then(|| line.facts.as_ref().ok().cloned())?
+    }
+
+    /// Where [`crate::open`] finds the index of `split`: in the data set's `.tubelet` folder, or in
+    /// the user's cache folder where that cannot be written.
+    pub fn default_path(root: &Path, split: &str) -> PathBuf {
+        let name = format!("index-{split}.parquet");
+        let folder = if root.is_dir() { root } else { root.parent().unwrap_or(root) };
+        let beside = folder.join(".tubelet").join(&name);
+        if beside.is_file() || is_writable(folder) {
+            return beside;
+        }
+        let full = root.canonicalize().unwrap_or_else(|_| root.to_owned());
+        let hash = xxhash_rust::xxh3::xxh3_64(full.to_string_lossy().as_bytes());
+        cache_folder().join("tubelet").join(format!("{hash:016x}-{name}"))
+    }
+
+    /// Writes the index, whole or not at all.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<(), FormatError> {
+        let io = |e| FormatError::new(path, FormatErrorKind::Io(e));
+        let wrong = |e: String| FormatError::new(path, FormatErrorKind::Parquet(e));
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(io)?;
+        }
+        let schema = Arc::new(schema());
+        let facts = |l: &Line| match &l.facts {
+            Ok(info) => serde_json::to_string(info.as_ref()).ok(),
+            Err(_) => None,
+        };
+        let lines = self.lines.iter();
+        let batch = RecordBatch::try_new(
+            Arc::clone(&schema),
+            vec![
+                Arc::new(StringArray::from_iter_values(lines.clone().map(|l| &l.name))),
+                Arc::new(UInt64Array::from_iter_values(lines.clone().map(|l| l.bytes))),
+                Arc::new(UInt64Array::from_iter_values(lines.clone().map(|l| l.mtime))),
+                Arc::new(lines.clone().map(facts).collect::<StringArray>()),
+                Arc::new(lines.map(|l| l.facts.as_ref().err().cloned()).collect::<StringArray>()),
+            ],
+        )
+        .map_err(|e| wrong(e.to_string()))?;
+        let part = path.with_extension(format!("part-{}", std::process::id()));
+        let file = File::create(&part).map_err(io)?;
+        let mut writer =
+            ArrowWriter::try_new(file, schema, None).map_err(|e| wrong(e.to_string()))?;
+        writer.write(&batch).map_err(|e| wrong(e.to_string()))?;
+        writer.close().map_err(|e| wrong(e.to_string()))?;
+        std::fs::rename(&part, path).map_err(io)
+    }
+
+    /// Reads an index.
+    ///
+    /// # Errors
+    /// When the file is no index.
+    pub fn read(path: &Path) -> Result<Self, FormatError> {
+        let wrong = |e: String| FormatError::new(path, FormatErrorKind::Parquet(e));
+        let file = File::open(path).map_err(|e| FormatError::new(path, FormatErrorKind::Io(e)))?;
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file)
+            .and_then(ParquetRecordBatchReaderBuilder::build)
+            .map_err(|e| wrong(e.to_string()))?;
+        let mut lines = Vec::new();
+        for batch in reader {
+            let batch = batch.map_err(|e| wrong(e.to_string()))?;
+            lines.extend(lines_of(&batch).ok_or_else(|| wrong("not an index".to_owned()))?);
+        }
+        Ok(Self::from_lines(lines))
+    }
+
+    fn from_lines(lines: Vec<Line>) -> Self {
+        let places = lines.iter().enumerate().map(|(n, l)| (l.name.clone(), n)).collect();
+        Self { lines, places }
+    }
+}
+
+/// Runs `task` for 0..count on `workers` threads, each with its own state from `make`; results in
+/// order.
+pub(crate) fn in_parallel<T: Send, F: FnMut(usize) -> T>(
+    count: usize,
+    workers: usize,
+    progress: &(dyn Fn(usize, usize) + Sync),
+    make: impl Fn() -> F + Sync,
+) -> Vec<T> {
+    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let results = Mutex::new(Vec::with_capacity(count));
+    std::thread::scope(|scope| {
+        for _ in 0..workers.clamp(1, count.max(1)) {
+            scope.spawn(|| {
+                let mut task = make();
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    if n >= count {
+                        return;
+                    }
+                    let result = task(n);
+                    results.lock().unwrap_or_else(|e| e.into_inner()).push((n, result));
+                    progress(done.fetch_add(1, Ordering::Relaxed) + 1, count);
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(|e| e.into_inner());
+    results.sort_by_key(|(n, _)| *n);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+fn schema() -> Schema {
+    Schema::new(vec![
+        Field::new("name", DataType::Utf8, false),
+        Field::new("bytes", DataType::UInt64, false),
+        Field::new("mtime", DataType::UInt64, false),
+        Field::new("facts", DataType::Utf8, true),
+        Field::new("error", DataType::Utf8, true),
+    ])
+}
+
+fn lines_of(batch: &RecordBatch) -> Option<Vec<Line>> {
+    let text = |name| batch.column_by_name(name)?.as_any().downcast_ref::<StringArray>();
+    let number = |name| batch.column_by_name(name)?.as_any().downcast_ref::<UInt64Array>();
+    let (names, facts, errors) = (text("name")?, text("facts")?, text("error")?);
+    let (bytes, mtimes) = (number("bytes")?, number("mtime")?);
+    let line = |n: usize| {
+        let info = if facts.is_null(n) {
+            let unknown = DecodeError::Unknown("no reason stored".to_owned()).to_string();
+            Err(if errors.is_null(n) { unknown } else { errors.value(n).to_owned() })
+        } else {
+            Ok(Arc::new(serde_json::from_str(facts.value(n)).ok()?))
+        };
+        let name = names.value(n).to_owned();
+        Some(Line { name, bytes: bytes.value(n), mtime: mtimes.value(n), facts: info })
+    };
+    (0..batch.num_rows()).map(line).collect()
+}
+
+fn stamp_of(record: &Record) -> (u64, u64) {
+    match &record.span {
+        Span::File(path) => stamp(path),
+        Span::Range { bytes, .. } => (bytes.end - bytes.start, 0),
+        Span::Cell { .. } => (0, 0),
+    }
+}
+
+/// Size and modification time in nanoseconds; zeros where there is no such file.
+fn stamp(path: &Path) -> (u64, u64) {
+    let Ok(meta) = std::fs::metadata(path) else { return (0, 0) };
+    let since = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+    (meta.len(), since.map_or(0, |d| d.as_nanos() as u64))
+}
+
+fn is_writable(folder: &Path) -> bool {
+    tempfile_in(folder).is_ok()
+}
+
+fn tempfile_in(folder: &Path) -> std::io::Result<()> {
+    let probe = folder.join(format!(".tubelet-write-test-{}", std::process::id()));
+    File::create(&probe)?;
+    std::fs::remove_file(&probe)
+}
+
+fn cache_folder() -> PathBuf {
+    let set = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    set("XDG_CACHE_HOME")
+        .or_else(|| Some(set("HOME")?.join(".cache")))
+        .unwrap_or_else(std::env::temp_dir)
+}

@@ -1,0 +1,348 @@
+//! Parquet shards, read through a memory map.
+//!
+//! Shards that `convert` wrote hold one payload a data page, uncompressed and plain: the footer's
+//! offset index then gives the exact bytes of every payload, which are lent from the map without a
+//! copy. Other Parquet files (Hugging Face's, compressed, many rows a page) go through the Parquet
+//! library, one row at a time.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Int32Type, Int64Type};
+use arrow_array::{Array, RecordBatch, StructArray};
+use bytes::Bytes;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
+    RowSelector,
+};
+use parquet::basic::Compression;
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
+use tubelet_core::{MediaInfo, SampleId};
+
+use crate::error::{FormatError, FormatErrorKind};
+use crate::facts::{info_from_columns, parquet_error};
+use crate::record::{MediaKind, Record, ShardReader, Span};
+
+/// Columns that may hold payloads, and what they hold.
+const PAYLOADS: [(&str, MediaKind); 2] = [("image", MediaKind::Image), ("video", MediaKind::Video)];
+
+/// One or more Parquet files as a data set.
+pub struct ParquetReader {
+    shards: Vec<Shard>,
+    /// Number of the first sample of each shard, and of all samples at the end.
+    starts: Vec<usize>,
+    classes: Vec<String>,
+}
+
+/// One file.
+struct Shard {
+    path: PathBuf,
+    map: Bytes,
+    metadata: ArrowReaderMetadata,
+    leaf: usize,
+    kind: MediaKind,
+    rows: Vec<Row>,
+}
+
+/// What is known of a row without its payload.
+struct Row {
+    payload: Option<std::ops::Range<u64>>,
+    label: Option<u32>,
+    name: String,
+    info: Option<Arc<MediaInfo>>,
+    checksum: Option<String>,
+}
+
+impl ParquetReader {
+    /// Opens a Parquet file, or the files of `split` in a folder (or its `data` folder): those whose
+    /// name starts with the split's, or all where none does.
+    ///
+    /// # Errors
+    /// When there is no such file or one is damaged; the error names it.
+    pub fn open(path: &Path, split: &str) -> Result<Self, FormatError> {
+        let files = if path.is_file() { vec![path.to_owned()] } else { shard_files(path, split)? };
+        let shards = files.iter().map(|p| Shard::open(p)).collect::<Result<Vec<_>, _>>()?;
+        let mut starts = vec![0];
+        for shard in &shards {
+            starts.push(starts[starts.len() - 1] + shard.rows.len());
+        }
+        let classes = shards.iter().map(Shard::classes).find(|c| !c.is_empty()).unwrap_or_default();
+        Ok(Self { shards, starts, classes })
+    }
+
+    /// The checksum that row `index` was stored with.
+    pub fn checksum(&self, index: usize) -> Option<&str> {
+        let (shard, row) = self.locate(index);
+        self.shards[shard].rows[row].checksum.as_deref()
+    }
+
+    /// Shard and row of sample `index`.
+    fn locate(&self, index: usize) -> (usize, usize) {
+        let shard = self.starts.partition_point(|start| *start <= index) - 1;
+        (shard, index - self.starts[shard])
+    }
+}
+
+impl ShardReader for ParquetReader {
+    fn len(&self) -> usize {
+        self.starts.last().copied().unwrap_or(0)
+    }
+
+    fn record(&self, index: usize) -> Record {
+        let (shard, row) = self.locate(index);
+        let entry = &self.shards[shard].rows[row];
+        let span = match &entry.payload {
+            Some(bytes) => Span::Range { shard: shard as u32, bytes: bytes.clone() },
+            None => Span::Cell { shard: shard as u32, row: row as u64 },
+        };
+        Record {
+            id: SampleId(index as u64),
+            label: entry.label,
+            kind: self.shards[shard].kind,
+            info: entry.info.clone(),
+            name: entry.name.clone(),
+            span,
+        }
+    }
+
+    fn read<'a>(&'a self, record: &Record, buf: &'a mut Vec<u8>) -> Result<&'a [u8], FormatError> {
+        let (shard, row) = self.locate(record.id.0 as usize);
+        let at = |e: FormatError| e.at(format!("row {row} ({})", record.name));
+        match &record.span {
+            Span::Range { bytes, .. } => self.shards[shard].lend(bytes).map_err(at),
+            _ => self.shards[shard].decode_row(row, buf).map_err(at),
+        }
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+}
+
+impl Shard {
+    fn open(path: &Path) -> Result<Self, FormatError> {
+        let io = |e: std::io::Error| FormatError::new(path, e);
+        let file = std::fs::File::open(path).map_err(io)?;
+        // SAFETY: the map is only read. A shard is written under another name and renamed when
+        // complete, so it does not change while it is mapped; who truncates one in use breaks that
+        // contract.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
+        let map = Bytes::from_owner(map);
+        let options =
+            ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
+        let metadata =
+            ArrowReaderMetadata::load(&map, options).map_err(|e| parquet_error(path, &e))?;
+        let (leaf, kind) = payload_leaf(metadata.metadata()).ok_or_else(|| {
+            FormatError::malformed(path, "no `image` or `video` column with bytes in it")
+        })?;
+        let mut shard = Self { path: path.to_owned(), map, metadata, leaf, kind, rows: Vec::new() };
+        let payloads = shard.payload_ranges();
+        shard.rows = shard.read_facts(payloads)?;
+        Ok(shard)
+    }
+
+    /// The bytes of every payload where the file tells them without reading pages.
+    fn payload_ranges(&self) -> Option<Vec<std::ops::Range<u64>>> {
+        let metadata = self.metadata.metadata();
+        let mut ranges = Vec::new();
+        for (n, group) in metadata.row_groups().iter().enumerate() {
+            if group.column(self.leaf).compression() != Compression::UNCOMPRESSED {
+                return None;
+            }
+            let index = metadata.page_index_for_row_group(n);
+            let pages = index.offset_index(self.leaf)?;
+            let lengths = pages.unencoded_byte_array_data_bytes()?;
+            let locations = pages.page_locations();
+            if locations.len() != group.num_rows() as usize || lengths.len() != locations.len() {
+                return None;
+            }
+            for (page, length) in locations.iter().zip(lengths) {
+                let end = u64::try_from(page.offset).ok()? + u64::try_from(page.compressed_page_size).ok()?;
+                ranges.push(end.checked_sub(u64::try_from(*length).ok()?)?..end);
+            }
+        }
+        Some(ranges)
+    }
+
+    /// Everything but the payloads.
+    fn read_facts(
+        &self,
+        payloads: Option<Vec<std::ops::Range<u64>>>,
+    ) -> Result<Vec<Row>, FormatError> {
+        let schema = self.metadata.metadata().file_metadata().schema_descr();
+        let others = (0..schema.num_columns()).filter(|leaf| *leaf != self.leaf);
+        let reader =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(self.map.clone(), self.metadata.clone())
+                .with_projection(ProjectionMask::leaves(schema, others))
+                .with_batch_size(4096)
+                .build()
+                .map_err(|e| parquet_error(&self.path, &e))?;
+        let mut rows = Vec::new();
+        for batch in reader {
+            let batch = batch.map_err(|e| parquet_error(&self.path, &e))?;
+            for row in 0..batch.num_rows() {
+                let n = rows.len();
+                rows.push(Row {
+                    payload: payloads.as_ref().and_then(|p| p.get(n).cloned()),
+                    label: label_at(&batch, row),
+                    name: self.name_at(&batch, row, n),
+                    info: info_from_columns(&batch, row).map(Arc::new),
+                    checksum: text_at(&batch, "xxh3", row),
+                });
+            }
+        }
+        let expected = self.metadata.metadata().file_metadata().num_rows();
+        if rows.len() as i64 != expected {
+            let what = format!("{} rows can be read, the footer says {expected}", rows.len());
+            return Err(FormatError::malformed(&self.path, what));
+        }
+        Ok(rows)
+    }
+
+    fn name_at(&self, batch: &RecordBatch, row: usize, n: usize) -> String {
+        let paths = PAYLOADS.iter().find_map(|(column, _)| {
+            let group: &StructArray = batch.column_by_name(column)?.as_struct_opt()?;
+            let paths = group.column_by_name("path")?.as_string_opt::<i32>()?;
+            paths.is_valid(row).then(|| paths.value(row).to_owned())
+        });
+        paths.unwrap_or_else(|| {
+            let file = self.path.file_name().unwrap_or_default().to_string_lossy();
+            format!("{file}#{n}")
+        })
+    }
+
+    /// The payload at `bytes` of the map, checked against the length stored before it.
+    fn lend(&self, bytes: &std::ops::Range<u64>) -> Result<&[u8], FormatError> {
+        let damaged = || FormatError::malformed(&self.path, "the payload's length does not fit its page");
+        let (start, end) = (bytes.start as usize, bytes.end as usize);
+        let payload = self.map.get(start..end).ok_or_else(damaged)?;
+        let prefix = start.checked_sub(4).and_then(|p| self.map.get(p..start)).ok_or_else(damaged)?;
+        if prefix != (payload.len() as u32).to_le_bytes() {
+            return Err(damaged());
+        }
+        Ok(payload)
+    }
+
+    /// The payload of `row` through the Parquet library.
+    fn decode_row<'a>(&self, row: usize, buf: &'a mut Vec<u8>) -> Result<&'a [u8], FormatError> {
+        let metadata = self.metadata.metadata();
+        let (mut group, mut inside) = (0, row);
+        while let Some(rows) = metadata.row_groups().get(group).map(|g| g.num_rows() as usize) {
+            if inside < rows {
+                break;
+            }
+            inside -= rows;
+            group += 1;
+        }
+        let schema = metadata.file_metadata().schema_descr();
+        let selection = RowSelection::from(vec![RowSelector::skip(inside), RowSelector::select(1)]);
+        let mut reader =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(self.map.clone(), self.metadata.clone())
+                .with_row_groups(vec![group])
+                .with_projection(ProjectionMask::leaves(schema, [self.leaf]))
+                .with_row_selection(selection)
+                .build()
+                .map_err(|e| parquet_error(&self.path, &e))?;
+        let batch = match reader.next() {
+            Some(batch) => batch.map_err(|e| parquet_error(&self.path, &e))?,
+            None => return Err(FormatError::malformed(&self.path, "the row is not there")),
+        };
+        let payload = payload_value(&batch)
+            .ok_or_else(|| FormatError::malformed(&self.path, "the row has no bytes"))?;
+        buf.clear();
+        buf.extend_from_slice(payload);
+        Ok(buf)
+    }
+
+    /// Class names from Hugging Face's schema metadata.
+    fn classes(&self) -> Vec<String> {
+        let names = || -> Option<Vec<String>> {
+            let text = self.metadata.schema().metadata().get("huggingface")?;
+            let json: serde_json::Value = serde_json::from_str(text).ok()?;
+            let names = json.pointer("/info/features/label/names")?.as_array()?;
+            names.iter().map(|n| n.as_str().map(str::to_owned)).collect()
+        };
+        names().unwrap_or_default()
+    }
+}
+
+/// The shards of `split`: see [`ParquetReader::open`].
+pub(crate) fn shard_files(folder: &Path, split: &str) -> Result<Vec<PathBuf>, FormatError> {
+    let io = |e: std::io::Error| FormatError::new(folder, e);
+    let list = |folder: &Path| -> std::io::Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|e| e == "parquet") {
+                files.push(path);
+            }
+        }
+        files.sort();
+        Ok(files)
+    };
+    let mut files = list(folder).map_err(io)?;
+    if files.is_empty() && folder.join("data").is_dir() {
+        files = list(&folder.join("data")).map_err(io)?;
+    }
+    let starts = |p: &&PathBuf| {
+        p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&format!("{split}-")))
+            || (split == "val"
+                && p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("validation-")))
+    };
+    let named: Vec<PathBuf> = files.iter().filter(starts).cloned().collect();
+    let files = if named.is_empty() { files } else { named };
+    if files.is_empty() {
+        let what = "no .parquet file in it".to_owned();
+        return Err(FormatError::new(folder, FormatErrorKind::Layout(what)));
+    }
+    Ok(files)
+}
+
+/// The leaf column that holds payloads: `image.bytes`, `video.bytes`, or a binary `image` or `video`.
+fn payload_leaf(metadata: &ParquetMetaData) -> Option<(usize, MediaKind)> {
+    let schema = metadata.file_metadata().schema_descr();
+    PAYLOADS.into_iter().find_map(|(column, kind)| {
+        let wanted = [column.to_owned(), format!("{column}.bytes")];
+        let leaf = (0..schema.num_columns()).find(|leaf| {
+            let descriptor = schema.column(*leaf);
+            wanted.contains(&descriptor.path().string())
+                && descriptor.physical_type() == parquet::basic::Type::BYTE_ARRAY
+        })?;
+        Some((leaf, kind))
+    })
+}
+
+fn payload_value(batch: &RecordBatch) -> Option<&[u8]> {
+    let column = batch.columns().first()?;
+    let inner = match column.as_struct_opt() {
+        Some(group) => group.columns().first()?,
+        None => column,
+    };
+    if batch.num_rows() == 0 || inner.is_null(0) {
+        return None;
+    }
+    inner
+        .as_binary_opt::<i32>()
+        .map(|a| a.value(0))
+        .or_else(|| inner.as_binary_opt::<i64>().map(|a| a.value(0)))
+        .or_else(|| inner.as_binary_view_opt().map(|a| a.value(0)))
+}
+
+fn label_at(batch: &RecordBatch, row: usize) -> Option<u32> {
+    let column = batch.column_by_name("label").or_else(|| batch.column_by_name("labels"))?;
+    if column.is_null(row) {
+        return None;
+    }
+    let value = column
+        .as_primitive_opt::<Int64Type>()
+        .map(|a| a.value(row))
+        .or_else(|| column.as_primitive_opt::<Int32Type>().map(|a| i64::from(a.value(row))))?;
+    u32::try_from(value).ok()
+}
+
+fn text_at(batch: &RecordBatch, name: &str, row: usize) -> Option<String> {
+    let column = batch.column_by_name(name)?.as_string_opt::<i32>()?;
+    column.is_valid(row).then(|| column.value(row).to_owned())
+}

@@ -1,0 +1,215 @@
+//! Are shards what they were when they were written?
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use tubelet_core::Clip;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::decode::decoder;
+use crate::error::FormatError;
+use crate::record::{Decoder, FrameRequest, ShardReader};
+use crate::shard::ParquetReader;
+use crate::shard::parquet::shard_files;
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// File.
+    pub file: String,
+    /// Row in it, where it is about one.
+    pub row: Option<usize>,
+    /// Name of the sample, where it is about one.
+    pub name: String,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct VerifyReport {
+    /// Shards looked at.
+    pub shards: usize,
+    /// Rows looked at.
+    pub rows: usize,
+    /// What is wrong, by file and row.
+    pub problems: Vec<Problem>,
+}
+
+#[derive(Deserialize)]
+struct Manifest {
+    shards: Vec<ManifestShard>,
+}
+
+#[derive(Deserialize)]
+struct ManifestShard {
+    file: String,
+    rows: usize,
+    bytes: u64,
+    xxh3: String,
+}
+
+/// Checks the shards in `dir`: that those of the manifest are there with their size, hash and
+/// number of rows, that every payload has its checksum, and, where `decode` says so, that its first
+/// and last frame can be decoded. `progress` is told done and total rows.
+///
+/// # Errors
+/// When the folder cannot be read or has no shard; what is wrong inside is reported instead.
+pub fn verify(
+    dir: &Path,
+    workers: usize,
+    decode: bool,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Result<VerifyReport, FormatError> {
+    let mut report = VerifyReport::default();
+    let mut problem = |file: &str, what: String| {
+        let file = file.to_owned();
+        report.problems.push(Problem { file, row: None, name: String::new(), what });
+    };
+    let manifest = read_manifest(dir);
+    let mut files: Vec<String> = Vec::new();
+    match &manifest {
+        Ok(manifest) => {
+            for shard in &manifest.shards {
+                match check_file(dir, shard) {
+                    Ok(()) => {}
+                    Err(what) => problem(&shard.file, what),
+                }
+                files.push(shard.file.clone());
+            }
+        }
+        Err(what) => {
+            problem("manifest.json", what.clone());
+            let found = shard_files(dir, "")?;
+            files.extend(found.iter().map(|p| {
+                p.strip_prefix(dir).unwrap_or(p).to_string_lossy().into_owned()
+            }));
+        }
+    }
+    for (n, file) in files.iter().enumerate() {
+        let path = dir.join(file);
+        if !path.is_file() {
+            continue;
+        }
+        report.shards += 1;
+        match ParquetReader::open(&path, "") {
+            Ok(reader) => {
+                if let Some(expected) = manifest.as_ref().ok().map(|m| m.shards[n].rows)
+                    && expected != reader.len()
+                {
+                    let what = format!("{} rows, the manifest says {expected}", reader.len());
+                    report.problems.push(Problem {
+                        file: file.clone(),
+                        row: None,
+                        name: String::new(),
+                        what,
+                    });
+                }
+                report.rows += reader.len();
+                report.problems.extend(check_rows(file, &reader, workers, decode, progress));
+            }
+            Err(error) => report.problems.push(Problem {
+                file: file.clone(),
+                row: None,
+                name: String::new(),
+                what: error.to_string(),
+            }),
+        }
+    }
+    Ok(report)
+}
+
+fn read_manifest(dir: &Path) -> Result<Manifest, String> {
+    let path = dir.join("manifest.json");
+    let text = std::fs::read(&path).map_err(|e| format!("cannot be read: {e}"))?;
+    serde_json::from_slice(&text).map_err(|e| format!("is damaged: {e}"))
+}
+
+fn check_file(dir: &Path, shard: &ManifestShard) -> Result<(), String> {
+    let path = dir.join(&shard.file);
+    let size = std::fs::metadata(&path).map_err(|e| format!("is missing: {e}"))?.len();
+    if size != shard.bytes {
+        return Err(format!("{size} bytes, the manifest says {}", shard.bytes));
+    }
+    let mut hash = xxhash_rust::xxh3::Xxh3::new();
+    let mut file = std::fs::File::open(&path).map_err(|e| e.to_string())?;
+    let mut buf = vec![0; 1 << 20];
+    loop {
+        match std::io::Read::read(&mut file, &mut buf).map_err(|e| e.to_string())? {
+            0 => break,
+            n => hash.update(&buf[..n]),
+        }
+    }
+    let found = format!("{:016x}", hash.digest());
+    match found == shard.xxh3 {
+        true => Ok(()),
+        false => Err(format!("hash {found}, the manifest says {}", shard.xxh3)),
+    }
+}
+
+fn check_rows(
+    file: &str,
+    reader: &ParquetReader,
+    workers: usize,
+    decode: bool,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Vec<Problem> {
+    let total = reader.len();
+    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let problems = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..workers.max(1) {
+            scope.spawn(|| {
+                let (mut decoder, mut clip, mut buf) = (decoder(), Clip::new(), Vec::new());
+                loop {
+                    let row = next.fetch_add(1, Ordering::Relaxed);
+                    if row >= total {
+                        return;
+                    }
+                    if let Err(what) =
+                        check_row(reader, row, decode, decoder.as_mut(), &mut clip, &mut buf)
+                    {
+                        let name = reader.record(row).name;
+                        let problem = Problem { file: file.to_owned(), row: Some(row), name, what };
+                        problems.lock().unwrap_or_else(PoisonError::into_inner).push(problem);
+                    }
+                    progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
+                }
+            });
+        }
+    });
+    let mut problems = problems.into_inner().unwrap_or_else(PoisonError::into_inner);
+    problems.sort_by_key(|p| p.row);
+    problems
+}
+
+fn check_row(
+    reader: &ParquetReader,
+    row: usize,
+    decode: bool,
+    decoder: &mut dyn Decoder,
+    clip: &mut Clip,
+    buf: &mut Vec<u8>,
+) -> Result<(), String> {
+    let record = reader.record(row);
+    let bytes = reader.read(&record, buf).map_err(|e| e.kind.to_string())?;
+    if let Some(stored) = reader.checksum(row) {
+        let found = format!("{:016x}", xxh3_64(bytes));
+        if found != stored {
+            return Err(format!("payload hash {found}, stored {stored}"));
+        }
+    }
+    if !decode {
+        return Ok(());
+    }
+    let info = match record.info {
+        Some(info) => info.as_ref().clone(),
+        None => decoder.probe(bytes).map_err(|e| e.to_string())?,
+    };
+    let mut frames = vec![0, info.frames.saturating_sub(1)];
+    frames.dedup();
+    let want = FrameRequest { frames, region: None };
+    decoder.decode(bytes, &info, &want, clip).map_err(|e| e.to_string())
+}

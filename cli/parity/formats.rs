@@ -48,7 +48,8 @@ fn jpeg(case: &Case, inputs: &Inputs) -> Result<Outputs> {
     let size = clip.size();
     let shape = [size.height, size.width, 3].map(f64::from).to_vec();
     let (mean, _) = statistics(clip.nth(0));
-    let start: Vec<[u8; 3]> = clip.nth(0).chunks_exact(3).take(8).map(|p| [p[0], p[1], p[2]]).collect();
+    let start: Vec<[u8; 3]> =
+        clip.nth(0).chunks_exact(3).take(8).map(|p| [p[0], p[1], p[2]]).collect();
     Ok(BTreeMap::from([
         ("sha256", Value::json(sha256(clip.nth(0)))),
         ("shape", Value::array(&[3], shape)),

@@ -191,8 +191,9 @@ impl VideoEncoder {
                 codec.flags |= c::AV_CODEC_FLAG_GLOBAL_HEADER as c_int;
             }
             let mut settings = ptr::null_mut();
-            let quiet = (o.codec == "libx265")
-                .then(|| ("x265-params".to_owned(), "log-level=none:pools=none:frame-threads=1".to_owned()));
+            let quiet = (o.codec == "libx265").then(|| {
+                ("x265-params".to_owned(), "log-level=none:pools=none:frame-threads=1".to_owned())
+            });
             let crf = o.crf.map(|crf| ("crf".to_owned(), crf.to_string()));
             for (key, value) in quiet.iter().chain(&crf).chain(&o.extra) {
                 c::av_dict_set(&mut settings, text(key)?.as_ptr(), text(value)?.as_ptr(), 0);

@@ -1,16 +1,37 @@
 //! Burn models, losses, pre-training, fine-tuning and checkpoints.
+//!
+//! A recipe's tables ([`config`]) describe a network ([`model`], made of [`nn`]) over named
+//! parameters ([`params`], [`weights`], [`init`]); [`feed`] brings batches, [`pretrain`] and
+//! [`finetune`] train with [`optim`], [`schedule`], [`layer_decay`] and [`ema`], [`checkpoint`] stores,
+//! [`evaluate`] scores. No other crate knows Burn.
 
-pub mod error;
+pub mod checkpoint;
+pub mod config;
+pub mod backend;
 pub mod ema;
+pub mod error;
+pub mod evaluate;
+pub mod feed;
+pub mod finetune;
 pub mod init;
 pub mod layer_decay;
 pub mod loss;
+pub mod method;
 pub mod model;
 pub mod nn;
 pub mod optim;
 pub mod params;
 pub mod position;
+pub mod pretrain;
+pub mod run;
 pub mod schedule;
 pub mod weights;
 
 pub use error::{TrainError, TrainErrorKind};
+pub use evaluate::evaluate;
+pub use finetune::{FinetuneOptions, finetune};
+pub use pretrain::pretrain;
+pub use run::{Device, RunOptions};
+
+/// The tensor library, for callers of the generic functions.
+pub use burn;

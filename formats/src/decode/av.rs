@@ -79,7 +79,7 @@ unsafe extern "C" fn seek(opaque: *mut c_void, offset: i64, whence: c_int) -> i6
     }
 }
 
-/// An open container over borrowed bytes, with its best video stream chosen.
+/// An open container over borrowed bytes, with its first video stream chosen.
 pub(crate) struct Input<'a> {
     ctx: *mut c::AVFormatContext,
     io: *mut c::AVIOContext,
@@ -135,19 +135,23 @@ impl<'a> Input<'a> {
         name.starts_with("mov,") || name.starts_with("matroska")
     }
 
+    /// Takes the first video stream that is not a cover picture (FFmpeg's `0:v:0`, PyAV's
+    /// `streams.video[0]`) and has the container skip the others.
     fn choose(&mut self) -> Result<(), DecodeError> {
-        let video = c::AVMediaType::AVMEDIA_TYPE_VIDEO;
-        // SAFETY: the context is open; streams are valid up to nb_streams.
+        let cover = c::AV_DISPOSITION_ATTACHED_PIC as c_int;
+        // SAFETY: the context is open; streams are valid up to nb_streams, each with parameters.
         unsafe {
-            let n = c::av_find_best_stream(self.ctx, video, -1, -1, ptr::null_mut(), 0);
-            if n < 0 {
-                return Err(DecodeError::NoFrames("there is no video stream".to_owned()));
-            }
-            self.stream = n as usize;
-            for other in 0..(*self.ctx).nb_streams as usize {
-                if other != self.stream {
-                    (**(*self.ctx).streams.add(other)).discard = c::AVDiscard::AVDISCARD_ALL;
-                }
+            let count = (*self.ctx).nb_streams as usize;
+            let is_video = |n: &usize| {
+                let stream = *(*self.ctx).streams.add(*n);
+                let kind = (*(*stream).codecpar).codec_type;
+                kind == c::AVMediaType::AVMEDIA_TYPE_VIDEO && (*stream).disposition & cover == 0
+            };
+            self.stream = (0..count)
+                .find(is_video)
+                .ok_or_else(|| DecodeError::NoFrames("there is no video stream".to_owned()))?;
+            for other in (0..count).filter(|n| *n != self.stream) {
+                (**(*self.ctx).streams.add(other)).discard = c::AVDiscard::AVDISCARD_ALL;
             }
         }
         Ok(())
@@ -591,9 +595,7 @@ impl Scaler {
                 _ => 5,
             };
             let matrix = c::sws_getCoefficients(space);
-            c::sws_setColorspaceDetails(
-                self.ctx, matrix, from, table, to, light, contrast, colour,
-            );
+            c::sws_setColorspaceDetails(self.ctx, matrix, from, table, to, light, contrast, colour);
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Still pictures other than JPEG, as Pillow's `convert("RGB")` delivers them: alpha is dropped
-//! (not blended), grey is repeated, palettes are looked up, 16 bits keep their high byte.
+//! (not blended), grey is repeated, palettes are looked up, 16-bit colour keeps its high byte, 16-bit grey is clipped at 255.
 
 use std::io::Cursor;
 
@@ -87,7 +87,7 @@ fn write_rgb(picture: &DynamicImage, out: &mut [u8]) {
         // Pillow reads 16-bit colour by its high byte and clips 16-bit grey to 255.
         DynamicImage::ImageRgb16(p) => pick(p.as_raw(), 3, [0, 1, 2], out, high_byte),
         DynamicImage::ImageRgba16(p) => pick(p.as_raw(), 4, [0, 1, 2], out, high_byte),
-        DynamicImage::ImageLuma16(p) => pick(p.as_raw(), 1, [0, 0, 0], out, high_byte),
+        DynamicImage::ImageLuma16(p) => pick(p.as_raw(), 1, [0, 0, 0], out, |v| v.min(255) as u8),
         DynamicImage::ImageLumaA16(p) => pick(p.as_raw(), 2, [0, 0, 0], out, high_byte),
         other => out.copy_from_slice(other.to_rgb8().as_raw()),
     }
@@ -146,9 +146,14 @@ mod tests {
         let grey = GrayAlphaImage::from_fn(4, 2, |x, _| image::LumaA([x as u8 * 9, 3]));
         let (_, clip) = decoded(&encoded(&grey.into(), ImageFormat::Png));
         assert_eq!(&clip.nth(0)[3..6], [9, 9, 9]);
-        let deep = ImageBuffer::<Rgb<u16>, Vec<u16>>::from_fn(2, 2, |_, _| Rgb([0x12ff, 0xff00, 0x80]));
+        let deep =
+            ImageBuffer::<Rgb<u16>, Vec<u16>>::from_fn(2, 2, |_, _| Rgb([0x12ff, 0xff00, 0x80]));
         let (_, clip) = decoded(&encoded(&deep.into(), ImageFormat::Png));
         assert_eq!(&clip.nth(0)[..3], [0x12, 0xff, 0]);
+        let grey =
+            ImageBuffer::<image::Luma<u16>, _>::from_raw(3, 1, vec![100u16, 255, 300]).unwrap();
+        let (_, clip) = decoded(&encoded(&grey.into(), ImageFormat::Png));
+        assert_eq!(clip.nth(0), [100, 100, 100, 255, 255, 255, 255, 255, 255]);
     }
 
     #[test]

@@ -81,8 +81,7 @@ mod backend {
             pixels: &mut [u8],
         ) -> Result<(), DecodeError> {
             let pitch = header.width * format.size();
-            let image =
-                Image { pixels, width: header.width, pitch, height: header.height, format };
+            let image = Image { pixels, width: header.width, pitch, height: header.height, format };
             match self.turbo()?.decompress(encoded, image) {
                 Ok(()) => Ok(()),
                 Err(error) if is_warning(&error) && super::has_end(encoded) => {
@@ -271,5 +270,27 @@ mod tests {
         let mut rgb = [0; 12];
         cmyk_to_rgb(&stored, &mut rgb);
         assert_eq!(rgb, [255, 255, 255, 0, 0, 0, 200, 100, 50, 100, 50, 25]);
+    }
+
+    /// Checksums of Pillow's output, where they and the photos are.
+    #[cfg(feature = "turbojpeg")]
+    #[test]
+    fn reference_checksums() {
+        use sha2::{Digest, Sha256};
+        let shared = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
+        let golden = std::fs::read_to_string(shared.join("golden/jpeg_decode.json"));
+        let Ok(golden) = golden else { return };
+        let golden: serde_json::Value = serde_json::from_str(&golden).unwrap();
+        for want in golden["files"].as_array().unwrap() {
+            let name = want["file"].as_str().unwrap();
+            let photos = walkdir::WalkDir::new(shared.join("data/imagenet-sample")).into_iter();
+            let photo = photos.flatten().find(|e| e.file_name() == name).unwrap();
+            let mut clip = Clip::new();
+            let bytes = std::fs::read(photo.path()).unwrap();
+            JpegDecoder::new().decode(&bytes, &mut clip).unwrap();
+            let sha: String =
+                Sha256::digest(clip.nth(0)).iter().map(|b| format!("{b:02x}")).collect();
+            assert_eq!(want["rgb_sha256"], sha, "{name}");
+        }
     }
 }

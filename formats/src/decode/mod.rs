@@ -175,7 +175,8 @@ fn first_bytes(encoded: &[u8]) -> String {
 }
 
 fn is_container(bytes: &[u8]) -> bool {
-    let at = |offset: usize, magic: &[u8]| bytes.get(offset..).is_some_and(|b| b.starts_with(magic));
+    let at =
+        |offset: usize, magic: &[u8]| bytes.get(offset..).is_some_and(|b| b.starts_with(magic));
     let boxed: [&[u8]; 6] = [b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip"];
     let still: [&[u8]; 4] = [b"ftypavif", b"ftypheic", b"ftypheix", b"ftypmif1"];
     let transport = at(0, &[0x47]) && (bytes.len() < 189 || at(188, &[0x47])) && bytes.len() >= 188;

@@ -100,6 +100,9 @@ mod tests {
         assert!(is_clean_start(&[], &[0, 0, 0, 1, 0x67, 1, 0, 0, 1, 0x65, 1]));
         assert!(!is_clean_start(&[], &[0, 0, 0, 1, 0x67, 1, 0, 0, 1, 0x41, 1]));
         assert!(!is_clean_start(&avcc, &[255, 255, 255, 255, 1]));
-        assert_eq!([exp_golomb(&[0x80]), exp_golomb(&[0x40]), exp_golomb(&[0])], [Some(0), Some(1), None]);
+        assert_eq!(
+            [exp_golomb(&[0x80]), exp_golomb(&[0x40]), exp_golomb(&[0])],
+            [Some(0), Some(1), None]
+        );
     }
 }

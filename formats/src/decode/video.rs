@@ -149,7 +149,12 @@ impl VideoDecoder {
         }
     }
 
-    fn store(&mut self, frame: &Frame, info: &MediaInfo, out: &mut [u8]) -> Result<(), DecodeError> {
+    fn store(
+        &mut self,
+        frame: &Frame,
+        info: &MediaInfo,
+        out: &mut [u8],
+    ) -> Result<(), DecodeError> {
         let size = frame.size();
         if rotated(size, info.rotation) != info.size {
             let promised = info.size;

@@ -1,0 +1,323 @@
+//! What pre-training and fine-tuning share: options, the back end, steps, metrics.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use burn::tensor::Tensor;
+use burn::tensor::backend::AutodiffBackend;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use tubelet_augment::{Recipe, RecipeFile};
+use tubelet_core::Heap;
+use tubelet_formats::{OpenOptions, ShardReader, open};
+use tubelet_loader::{Batches, Cursor, Loader, LoaderConfig, LoaderError, Order, Stats};
+
+use crate::config::TrainConfig;
+use crate::ema::Ema;
+use crate::error::{TrainError, TrainErrorKind};
+use crate::optim::{Algorithm, Group, Optimizer, clip_global, exempt_by_shape, global_norm};
+use crate::params::{Gradients, Params, values};
+use crate::schedule::Schedule;
+
+/// What every run needs.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// The recipe.
+    pub recipe: RecipeFile,
+    /// The training data.
+    pub data: PathBuf,
+    /// How it is laid out.
+    pub open: OpenOptions,
+    /// Folder of the run.
+    pub out: PathBuf,
+    /// Go on from the newest checkpoint in that folder.
+    pub resume: bool,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Worker threads of the loader.
+    pub workers: usize,
+    /// Stop after this many steps (of the whole run), although the schedule goes on.
+    pub max_steps: Option<u64>,
+    /// Steps between checkpoints; 0 for one at each epoch's end.
+    pub checkpoint_every: u64,
+    /// Where to compute.
+    pub device: Device,
+    /// Whether to draw a progress bar.
+    pub progress: bool,
+}
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// Burn's flex back end.
+    #[default]
+    Cpu,
+    /// CUDA; needs the feature `cuda`.
+    Cuda,
+    /// Vulkan; needs the feature `vulkan`.
+    Vulkan,
+}
+
+/// Runs `$body` with `$backend` bound to the autodiff back end of a device.
+macro_rules! on_device {
+    ($device:expr, $backend:ident => $body:expr) => {
+        match $device {
+            $crate::run::Device::Cpu => {
+                type $backend = burn::backend::Autodiff<burn::backend::Flex>;
+                $body
+            }
+            #[cfg(feature = "cuda")]
+            $crate::run::Device::Cuda => {
+                type $backend = burn::backend::Autodiff<burn::backend::Cuda>;
+                $body
+            }
+            #[cfg(feature = "vulkan")]
+            $crate::run::Device::Vulkan => {
+                type $backend = burn::backend::Autodiff<burn::backend::Vulkan>;
+                $body
+            }
+            #[cfg(not(all(feature = "cuda", feature = "vulkan")))]
+            #[allow(unreachable_patterns)]
+            other => Err($crate::error::TrainError::new(
+                "device",
+                $crate::error::TrainErrorKind::Backend(format!(
+                    "{other:?} is not in this build: build with --features {}",
+                    format!("{other:?}").to_lowercase()
+                )),
+            )),
+        }
+    };
+}
+pub(crate) use on_device;
+
+/// Opens the data and starts the loader.
+pub(crate) fn start_loader(
+    options: &RunOptions,
+    recipe: &Arc<Recipe>,
+    order: Order,
+    from: Cursor,
+) -> Result<(Arc<dyn ShardReader>, Batches, u64), TrainError> {
+    let data = |e: LoaderError| TrainError::file(&options.data, TrainErrorKind::Data(e.to_string()));
+    let shards = open(&options.data, &options.open)
+        .map_err(|e| TrainError::file(&options.data, TrainErrorKind::Data(e.to_string())))?;
+    let config = LoaderConfig {
+        seed: options.seed,
+        workers: options.workers,
+        order,
+        ..LoaderConfig::default()
+    };
+    let loader =
+        Loader::new(Arc::clone(&shards), Arc::clone(recipe), &Heap, config).map_err(data)?;
+    let per_epoch = loader.batches_per_epoch();
+    Ok((shards, loader.batches(from).map_err(data)?, per_epoch))
+}
+
+/// Parameters, optimiser and schedule of a run.
+pub(crate) struct Learner<B: AutodiffBackend> {
+    pub(crate) params: Params<B>,
+    pub(crate) optimizer: Optimizer<B::InnerBackend>,
+    pub(crate) ema: Option<Ema<B::InnerBackend>>,
+    schedule: Schedule,
+    clip: Option<f64>,
+    accumulate: u32,
+    gathered: Gradients<B::InnerBackend>,
+    batches: u32,
+    loss: f64,
+}
+
+/// One optimiser step.
+pub(crate) struct Step {
+    pub(crate) loss: f64,
+    pub(crate) lr: f64,
+    pub(crate) grad_norm: f64,
+}
+
+impl<B: AutodiffBackend> Learner<B> {
+    pub(crate) fn new(
+        params: Params<B>,
+        config: &TrainConfig,
+        schedule: Schedule,
+        lr_scale: impl Fn(&str) -> f64,
+    ) -> Self {
+        let groups = params
+            .iter()
+            .filter(|(_, p)| p.trainable)
+            .map(|(name, p)| {
+                let exempt = exempt_by_shape(name, &p.shape);
+                let weight_decay = if exempt { 0.0 } else { config.weight_decay };
+                (name.to_owned(), Group { lr_scale: lr_scale(name), weight_decay })
+            })
+            .collect();
+        let algorithm = Algorithm::AdamW { betas: config.betas, eps: config.eps };
+        Self {
+            ema: config.ema.map(|momentum| Ema::new(params.inner(), momentum)),
+            optimizer: Optimizer::new(algorithm, groups),
+            params,
+            schedule,
+            clip: config.clip_grad,
+            accumulate: config.accumulate,
+            gathered: Gradients::new(),
+            batches: 0,
+            loss: 0.0,
+        }
+    }
+
+    /// Adds the gradients of one batch's loss; a step is made when enough are gathered.
+    pub(crate) fn learn(&mut self, loss: Tensor<B, 1>) -> Result<Option<Step>, TrainError> {
+        let value = f64::from(values(&loss)[0]);
+        if !value.is_finite() {
+            let step = format!("step {}", self.optimizer.steps());
+            return Err(TrainError::new(step, TrainErrorKind::Diverged(value)));
+        }
+        let share = 1.0 / f64::from(self.accumulate);
+        let mut grads = (loss * share).backward();
+        for (name, grad) in self.params.gradients(&mut grads) {
+            let sum = match self.gathered.remove(&name) {
+                Some(sum) => sum + grad,
+                None => grad,
+            };
+            self.gathered.insert(name, sum);
+        }
+        self.loss += value * share;
+        self.batches += 1;
+        if self.batches < self.accumulate {
+            return Ok(None);
+        }
+        let mut grads = std::mem::take(&mut self.gathered);
+        let grad_norm = match self.clip {
+            Some(most) => clip_global(&mut grads, most),
+            None => global_norm(&grads),
+        };
+        let lr = self.schedule.at(self.optimizer.steps());
+        self.optimizer.step(&mut self.params, grads, lr);
+        if let Some(ema) = &mut self.ema {
+            ema.update(&self.params);
+        }
+        let step = Step { loss: self.loss, lr, grad_norm };
+        (self.batches, self.loss) = (0, 0.0);
+        Ok(Some(step))
+    }
+}
+
+/// One line of `metrics.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize)]
+pub struct Metric {
+    /// Optimiser step, from 1.
+    pub step: u64,
+    /// Epoch, from 0.
+    pub epoch: u32,
+    /// Loss of the step's batches.
+    pub loss: f64,
+    /// Learning rate.
+    pub lr: f64,
+    /// Norm of all gradients before clipping.
+    pub grad_norm: f64,
+    /// Rows a second since the last line.
+    pub rows_per_s: f64,
+    /// Share of the time since the last line spent waiting for data.
+    pub data_wait: f64,
+}
+
+/// Metrics to file and to a progress bar.
+pub(crate) struct Reporter {
+    file: std::fs::File,
+    path: PathBuf,
+    bar: ProgressBar,
+    since: Instant,
+    waited: Duration,
+    pub(crate) metrics: Vec<Metric>,
+}
+
+impl Reporter {
+    /// Appends to `run/metrics.jsonl`; lines after step `from` of an interrupted run are dropped.
+    pub(crate) fn new(run: &Path, from: u64, total: u64, progress: bool) -> Result<Self, TrainError> {
+        let path = run.join("metrics.jsonl");
+        let io = |e: std::io::Error| TrainError::file(&path, e);
+        let old = std::fs::read_to_string(&path).unwrap_or_default();
+        let metrics: Vec<Metric> = old
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .filter(|m: &Metric| m.step <= from)
+            .collect();
+        let mut file = std::fs::File::create(&path).map_err(io)?;
+        for metric in &metrics {
+            write_line(&mut file, metric).map_err(io)?;
+        }
+        let bar = if progress { ProgressBar::new(total) } else { ProgressBar::hidden() };
+        if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg} {eta} left") {
+            bar.set_style(style);
+        }
+        bar.set_position(from);
+        Ok(Self { file, path, bar, since: Instant::now(), waited: Duration::ZERO, metrics })
+    }
+
+    pub(crate) fn step(
+        &mut self,
+        number: u64,
+        epoch: u32,
+        step: &Step,
+        rows: u64,
+        waited: Duration,
+    ) -> Result<(), TrainError> {
+        let seconds = self.since.elapsed().as_secs_f64().max(1e-9);
+        let metric = Metric {
+            step: number,
+            epoch,
+            loss: step.loss,
+            lr: step.lr,
+            grad_norm: step.grad_norm,
+            rows_per_s: rows as f64 / seconds,
+            data_wait: ((waited - self.waited).as_secs_f64() / seconds).min(1.0),
+        };
+        (self.since, self.waited) = (Instant::now(), waited);
+        let write = write_line(&mut self.file, &metric);
+        write.map_err(|e| TrainError::file(&self.path, e))?;
+        self.bar.set_position(number);
+        self.bar.set_message(format!(
+            "loss {:.4}, {:.0} images/s, {:.0} % waiting for data",
+            metric.loss,
+            metric.rows_per_s,
+            100.0 * metric.data_wait
+        ));
+        self.metrics.push(metric);
+        Ok(())
+    }
+
+    pub(crate) fn finish(self) -> Vec<Metric> {
+        self.bar.finish_and_clear();
+        self.metrics
+    }
+}
+
+fn write_line(file: &mut std::fs::File, metric: &Metric) -> std::io::Result<()> {
+    writeln!(file, "{}", serde_json::to_string(metric)?)
+}
+
+/// Makes the folder of a run; one that holds a run is only taken to resume it.
+pub(crate) fn prepare_folder(out: &Path, resume: bool) -> Result<(), TrainError> {
+    std::fs::create_dir_all(out).map_err(|e| TrainError::file(out, e))?;
+    if !resume && out.join("latest").exists() {
+        let what = "this folder holds a run already: resume it, or name another folder";
+        return Err(TrainError::checkpoint(out, what));
+    }
+    Ok(())
+}
+
+/// Writes `value` as JSON to `run/name`.
+pub(crate) fn write_json(run: &Path, name: &str, value: &impl Serialize) -> Result<(), TrainError> {
+    let path = run.join(name);
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    std::fs::write(&path, text + "\n").map_err(|e| TrainError::file(&path, e))
+}
+
+/// Says what the loader had to leave out.
+pub(crate) fn report_drops(stats: &Stats) {
+    for drop in stats.drops.iter().take(20) {
+        tracing::warn!("sample {} ({}) could not be used: {}", drop.sample, drop.name, drop.cause);
+    }
+    if stats.drops.len() > 20 {
+        tracing::warn!("and {} more; all are in summary.json", stats.drops.len() - 20);
+    }
+}

@@ -52,6 +52,21 @@ const HIDDEN: u8 = 128;
 /// Pictures are drawn at least this wide.
 const MIN_SIDE: u32 = 112;
 
+/// Draws the first `samples` samples of a data set through a built-in recipe.
+pub(crate) fn draw(data: &std::path::Path, recipe: &str, samples: usize, output: &std::path::Path) -> Result<()> {
+    let args = PreviewArgs {
+        data: DataArgs { path: data.to_owned(), how: crate::common::HowArgs::default() },
+        recipe: RecipeArgs { recipe: recipe.to_owned(), set: Vec::new() },
+        samples,
+        first: 0,
+        frames: 8,
+        seed: 0,
+        epoch: 0,
+        output: output.to_owned(),
+    };
+    run(&args).map(|_| ())
+}
+
 pub(crate) fn run(args: &PreviewArgs) -> Result<bool> {
     let shards = args.data.open()?;
     let recipe = args.recipe.stage(Stage::Pretrain)?;

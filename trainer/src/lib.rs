@@ -7,7 +7,6 @@
 
 pub mod checkpoint;
 pub mod config;
-pub mod backend;
 pub mod ema;
 pub mod error;
 pub mod evaluate;
@@ -16,7 +15,6 @@ pub mod finetune;
 pub mod init;
 pub mod layer_decay;
 pub mod loss;
-pub mod method;
 pub mod model;
 pub mod nn;
 pub mod optim;

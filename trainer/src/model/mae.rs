@@ -62,7 +62,6 @@ impl Mae {
         params: &Params<B>,
         patches: Tensor<B, 2>,
         tokens: &MaskedTokens,
-        drops: &mut Drops,
     ) -> Result<Tensor<B, 2>, TrainError> {
         tokens.visible_flat()?;
         let positions = params.matrix_3d("pos_embed")?;
@@ -71,7 +70,7 @@ impl Mae {
         let x = x + select_rows(positions.clone(), &slots);
         let first = params.matrix_3d("cls_token")? + positions.slice([0..1]);
         let x = prepend(first, x, tokens.rows);
-        let x = self.encoder_blocks().forward(params, x, tokens.rows, drops)?;
+        let x = self.encoder_blocks().forward(params, x, tokens.rows, &mut Drops::none())?;
         layer_norm(params, "norm", x)
     }
 

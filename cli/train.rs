@@ -1,0 +1,204 @@
+//! `tubelet pretrain`, `tubelet finetune`, `tubelet eval`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use tubelet_trainer::checkpoint::InitReport;
+use tubelet_trainer::evaluate::Accuracy;
+use tubelet_trainer::{Device, FinetuneOptions, RunOptions, evaluate, finetune as fine_tune};
+
+use crate::common::{HowArgs, RecipeArgs, default_workers};
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeviceArg {
+    /// The processor
+    Cpu,
+    /// An NVIDIA GPU; needs a build with --features cuda
+    Cuda,
+    /// Any GPU with Vulkan; needs a build with --features vulkan
+    Vulkan,
+}
+
+impl From<DeviceArg> for Device {
+    fn from(arg: DeviceArg) -> Self {
+        match arg {
+            DeviceArg::Cpu => Self::Cpu,
+            DeviceArg::Cuda => Self::Cuda,
+            DeviceArg::Vulkan => Self::Vulkan,
+        }
+    }
+}
+
+/// What pre-training and fine-tuning share.
+#[derive(Args)]
+struct RunArgs {
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    /// Training data: a folder, a list file or a Parquet file
+    #[arg(long, value_name = "PATH")]
+    data: PathBuf,
+    #[command(flatten)]
+    how: HowArgs,
+    /// Folder for checkpoints, metrics and summary
+    #[arg(long, value_name = "RUN")]
+    out: PathBuf,
+    /// Go on from the newest checkpoint in that folder
+    #[arg(long)]
+    resume: bool,
+    /// Seed of everything random
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Worker threads of the loader [default: one a core]
+    #[arg(long)]
+    workers: Option<usize>,
+    /// Stop after this many steps, although the schedule goes on
+    #[arg(long)]
+    max_steps: Option<u64>,
+    /// Steps between checkpoints [default: one an epoch]
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    checkpoint_every: u64,
+    /// Where to compute
+    #[arg(long, value_enum, default_value_t = DeviceArg::Cpu)]
+    device: DeviceArg,
+}
+
+impl RunArgs {
+    fn options(&self) -> Result<RunOptions> {
+        Ok(RunOptions {
+            recipe: self.recipe.file()?,
+            data: self.data.clone(),
+            open: self.how.options("train"),
+            out: self.out.clone(),
+            resume: self.resume,
+            seed: self.seed,
+            workers: self.workers.unwrap_or_else(default_workers),
+            max_steps: self.max_steps,
+            checkpoint_every: self.checkpoint_every,
+            device: self.device.into(),
+            progress: true,
+        })
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct PretrainArgs {
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct FinetuneArgs {
+    #[command(flatten)]
+    run: RunArgs,
+    /// Validation data, evaluated at the end
+    #[arg(long, value_name = "PATH")]
+    val: Option<PathBuf>,
+    /// Split of the validation data
+    #[arg(long, value_name = "NAME", default_value = "val")]
+    val_split: String,
+    /// Weights to start from: a run's folder, .safetensors, .pth, .pt or .pyth
+    #[arg(long, value_name = "RUN|FILE")]
+    init: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct EvalArgs {
+    /// Folder of a fine-tuning run
+    #[arg(long, value_name = "RUN")]
+    run: PathBuf,
+    /// Data to evaluate on
+    #[arg(long, value_name = "PATH")]
+    data: PathBuf,
+    #[command(flatten)]
+    how: HowArgs,
+    /// Worker threads of the loader [default: one a core]
+    #[arg(long)]
+    workers: Option<usize>,
+    /// One JSON object on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn pretrain(args: &PretrainArgs) -> Result<bool> {
+    let summary = tubelet_trainer::pretrain(&args.run.options()?)?;
+    eprintln!(
+        "{} steps, {} parameters, last loss {:.4}, {:.1} s, {:.1} % of it waiting for data, {} samples dropped; in {}",
+        summary.steps,
+        summary.parameters,
+        summary.last_loss,
+        summary.seconds,
+        100.0 * summary.data_wait,
+        summary.loader.dropped,
+        args.run.out.display()
+    );
+    Ok(true)
+}
+
+pub(crate) fn finetune(args: &FinetuneArgs) -> Result<bool> {
+    let mut val_open = args.run.how.options(&args.val_split);
+    val_open.split.clone_from(&args.val_split);
+    val_open.annotations = None;
+    let options = FinetuneOptions {
+        run: args.run.options()?,
+        val: args.val.clone().map(|path| (path, val_open)),
+        init: args.init.clone(),
+    };
+    let summary = fine_tune(&options)?;
+    if let Some(report) = &summary.init {
+        print_init(report);
+    }
+    eprintln!(
+        "{} steps, {} parameters, last loss {:.4}, {:.1} s, {:.1} % of it waiting for data, {} samples dropped; in {}",
+        summary.steps,
+        summary.parameters,
+        summary.last_loss,
+        summary.seconds,
+        100.0 * summary.data_wait,
+        summary.loader.dropped,
+        args.run.out.display()
+    );
+    if let Some(accuracy) = &summary.accuracy {
+        print_accuracy(accuracy);
+    }
+    Ok(true)
+}
+
+pub(crate) fn eval(args: &EvalArgs) -> Result<bool> {
+    let workers = args.workers.unwrap_or_else(default_workers);
+    let accuracy = evaluate(&args.run, &args.data, &args.how.options("val"), workers)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&accuracy)?);
+    } else {
+        print_accuracy(&accuracy);
+    }
+    Ok(true)
+}
+
+fn print_accuracy(accuracy: &Accuracy) {
+    eprintln!(
+        "top-1 {:.2} %, top-5 {:.2} % of {} samples, {} views each, {} left out",
+        100.0 * accuracy.top1,
+        100.0 * accuracy.top5,
+        accuracy.samples,
+        accuracy.views,
+        accuracy.left_out
+    );
+}
+
+/// Which weights were taken and which were not.
+fn print_init(report: &InitReport) {
+    eprintln!("{} parameters taken over", report.loaded);
+    for (what, names) in [("missing", &report.missing), ("unexpected", &report.unexpected)] {
+        if !names.is_empty() {
+            let shown: Vec<&str> = names.iter().take(12).map(String::as_str).collect();
+            let more = names.len().saturating_sub(12);
+            let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+            eprintln!("{} {what}: {}{rest}", names.len(), shown.join(", "));
+        }
+    }
+    for (name, theirs, ours) in &report.mismatched {
+        eprintln!("other shape: {name}: {theirs:?} in the file, {ours:?} in the network");
+    }
+}

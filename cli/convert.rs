@@ -64,7 +64,9 @@ pub(crate) struct ConvertArgs {
 
 pub(crate) fn run(args: &ConvertArgs) -> Result<bool> {
     if args.images == ProfileArg::Train || args.video == ProfileArg::Train {
-        bail!(Usage("the train profile is not there yet: use --images keep --video keep".to_owned()));
+        bail!(Usage(
+            "the train profile is not there yet: use --images keep --video keep".to_owned()
+        ));
     }
     let shards = args.data.open()?;
     let options = ConvertOptions {

@@ -70,7 +70,8 @@ pub(crate) fn run(args: &DemoArgs) -> Result<bool> {
         })?);
     }
     let report = args.out.join("report.html");
-    let facts = Facts { args, times: &times, pretraining: &pretrained.metrics, outcomes: &outcomes };
+    let facts =
+        Facts { args, times: &times, pretraining: &pretrained.metrics, outcomes: &outcomes };
     std::fs::write(&report, facts.html(&preview)?).with_context(|| report.display().to_string())?;
     facts.print();
     eprintln!("report: {}", report.display());
@@ -98,7 +99,8 @@ fn make_data(args: &DemoArgs, data: &Path) -> Result<()> {
 
 fn convert_splits(data: &Path, shards: &Path) -> Result<()> {
     for split in ["train", "val"] {
-        let reader = open(data, &OpenOptions { split: split.to_owned(), ..OpenOptions::default() })?;
+        let reader =
+            open(data, &OpenOptions { split: split.to_owned(), ..OpenOptions::default() })?;
         let options = ConvertOptions {
             shard_size: 4 << 20,
             images: Profile::Keep,
@@ -264,7 +266,8 @@ fn curves(lines: &[(&str, &[Metric])]) -> String {
         })
         .collect();
     let all = || smooth.iter().flatten().copied();
-    let (low, high) = (all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max));
+    let (low, high) =
+        (all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max));
     let span = (high - low).max(1e-9);
     let mut svg = format!(
         "<svg viewBox=\"-60 -10 {} {}\" width=\"100%\"><text x=-55 y=5 font-size=12>{high:.3}</text>\

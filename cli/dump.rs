@@ -163,14 +163,11 @@ fn write(args: &DumpArgs, batch: BatchRef<'_>, t: &HostTensors, cursor: Cursor) 
         let shape = [t.rows, t.max_masked, t.target_dim];
         add("targets", Dtype::F32, &shape, bytes_of(&t.targets))?;
     }
-    let facts = [
-        ("recipe", args.recipe.recipe.clone()),
-        ("stage", args.stage.to_string()),
-        ("seed", args.seed.to_string()),
-        ("epoch", args.epoch.to_string()),
-        ("next_epoch", cursor.epoch.to_string()),
-        ("next_position", cursor.position.to_string()),
-    ];
-    let facts = facts.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+    // One entry: the file format keeps several in no fixed order.
+    let facts = serde_json::json!({
+        "recipe": args.recipe.recipe, "stage": args.stage, "seed": args.seed, "epoch": args.epoch,
+        "next_epoch": cursor.epoch, "next_position": cursor.position,
+    });
+    let facts = std::iter::once(("tubelet".to_owned(), facts.to_string())).collect();
     Ok(safetensors::serialize_to_file(views, Some(facts), &args.output)?)
 }

@@ -38,7 +38,10 @@ pub(crate) fn run(args: &InspectArgs) -> Result<bool> {
     match args.sample {
         None => println!("{}", data_set(shards.as_ref())),
         Some(n) if n >= shards.len() => {
-            bail!(Usage(format!("sample {n} of a data set of {} (numbers start at 0)", shards.len())))
+            bail!(Usage(format!(
+                "sample {n} of a data set of {} (numbers start at 0)",
+                shards.len()
+            )))
         }
         Some(n) => sample(args, shards.as_ref(), n)?,
     }

@@ -169,7 +169,8 @@ impl Scene {
     /// clip and its reversal have the same frames.
     fn frame(&self, t: u32) -> Vec<u8> {
         let time = f64::from(t) / f64::from(FRAMES - 1) - 0.5;
-        let centre = [self.middle[0] + self.change[0] * time, self.middle[1] + self.change[1] * time];
+        let centre =
+            [self.middle[0] + self.change[0] * time, self.middle[1] + self.change[1] * time];
         let (sin, cos) = (self.angle + self.change[2] * time).sin_cos();
         let radius = self.radius * (self.change[3] * time).exp();
         let mut out = Vec::with_capacity(SIZE.area() * 3);
@@ -200,8 +201,7 @@ mod tests {
     fn opposite_motions_share_their_frames() {
         for (a, b) in [(0, 5), (1, 4), (2, 3), (6, 7)] {
             let draw = |class| {
-                let mut scene =
-                    Scene::draw(class, &mut SampleRng::new(1, 0, 9, 0, Draw::Mix));
+                let mut scene = Scene::draw(class, &mut SampleRng::new(1, 0, 9, 0, Draw::Mix));
                 scene.drift = [0.0; 2];
                 scene
             };

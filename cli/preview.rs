@@ -12,7 +12,9 @@ use image::{Rgb, RgbImage, imageops};
 use tubelet_augment::plan::{Geometry, Scratch};
 use tubelet_augment::{HostStage, HostTensors, Recipe, SamplePlan, Stage, TargetSpec};
 use tubelet_core::layout::NO_LABEL;
-use tubelet_core::{BatchRef, Clip, Heap, HostMemory, MediaInfo, RowMut, SampleId, SampleKey, Size};
+use tubelet_core::{
+    BatchRef, Clip, Heap, HostMemory, MediaInfo, RowMut, SampleId, SampleKey, Size,
+};
 use tubelet_formats::{FrameRequest, ShardReader, decoder};
 
 use crate::common::{DataArgs, RecipeArgs, Usage};
@@ -53,7 +55,12 @@ const HIDDEN: u8 = 128;
 const MIN_SIDE: u32 = 112;
 
 /// Draws the first `samples` samples of a data set through a built-in recipe.
-pub(crate) fn draw(data: &std::path::Path, recipe: &str, samples: usize, output: &std::path::Path) -> Result<()> {
+pub(crate) fn draw(
+    data: &std::path::Path,
+    recipe: &str,
+    samples: usize,
+    output: &std::path::Path,
+) -> Result<()> {
     let args = PreviewArgs {
         data: DataArgs { path: data.to_owned(), how: crate::common::HowArgs::default() },
         recipe: RecipeArgs { recipe: recipe.to_owned(), set: Vec::new() },
@@ -210,7 +217,8 @@ impl Drawer<'_> {
             TargetSpec::None => {}
             TargetSpec::Pixels(norm, choice) => {
                 let raw = norm == tubelet_augment::target::pixels::PatchNorm::Raw;
-                let per_slot = choice.indices(self.recipe.frames()).len() as u32 / self.recipe.grid().t;
+                let per_slot =
+                    choice.indices(self.recipe.frames()).len() as u32 / self.recipe.grid().t;
                 let inside = (t as u32 % patch.t).min(per_slot - 1);
                 let normalise = self.recipe.normalise();
                 for y in 0..patch.h {
@@ -229,7 +237,9 @@ impl Drawer<'_> {
                     }
                 }
             }
-            TargetSpec::Hog(spec) => draw_hog(out, values, spec.bins, spec.cell, patch.w, left, top),
+            TargetSpec::Hog(spec) => {
+                draw_hog(out, values, spec.bins, spec.cell, patch.w, left, top)
+            }
         }
     }
 }

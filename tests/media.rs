@@ -7,7 +7,7 @@ use tubelet_core::Size;
 use tubelet_formats::encode::{EncodeOptions, encode_jpeg, encode_video};
 
 /// A picture whose pixels depend on `seed` and position: smooth, so that codecs keep it.
-pub fn picture(size: Size, seed: u32, time: u32) -> Vec<u8> {
+pub(crate) fn picture(size: Size, seed: u32, time: u32) -> Vec<u8> {
     let wave = |x: u32, y: u32, k: u32| {
         let phase = f64::from(seed) * 1.7 + f64::from(k) * 2.1 + f64::from(time) * 0.3;
         let at = f64::from(x) * 0.11 + f64::from(y) * 0.07 * f64::from(k + 1) + phase;
@@ -19,19 +19,19 @@ pub fn picture(size: Size, seed: u32, time: u32) -> Vec<u8> {
 }
 
 /// A JPEG file.
-pub fn jpeg(size: Size, seed: u32) -> Vec<u8> {
+pub(crate) fn jpeg(size: Size, seed: u32) -> Vec<u8> {
     encode_jpeg(&picture(size, seed, 0), size, 90).expect("encodes")
 }
 
 /// An H.264 file of `frames` frames with B-frames and a key frame every 12.
-pub fn video(size: Size, frames: u32, seed: u32) -> Vec<u8> {
+pub(crate) fn video(size: Size, frames: u32, seed: u32) -> Vec<u8> {
     let frames: Vec<Vec<u8>> = (0..frames).map(|t| picture(size, seed, t)).collect();
     let options = EncodeOptions { size, fps: 12, gop: 12, b_frames: 2, ..EncodeOptions::default() };
     encode_video(frames.iter().map(Vec::as_slice), &options).expect("encodes")
 }
 
 /// ImageNet's layout: `classes` folders of `each` pictures for `train` and one each for `val`.
-pub fn imagenet(classes: u32, each: u32) -> TempDir {
+pub(crate) fn imagenet(classes: u32, each: u32) -> TempDir {
     let root = tempfile::tempdir().expect("temporary folder");
     for (split, count) in [("train", each), ("val", 1)] {
         for class in 0..classes {
@@ -48,7 +48,7 @@ pub fn imagenet(classes: u32, each: u32) -> TempDir {
 }
 
 /// Kinetics' layout: `count` clips each for `train` and `val`, two classes.
-pub fn kinetics(count: u32) -> TempDir {
+pub(crate) fn kinetics(count: u32) -> TempDir {
     let root = tempfile::tempdir().expect("temporary folder");
     let annotations = root.path().join("annotations");
     std::fs::create_dir_all(&annotations).expect("folder");
@@ -68,6 +68,6 @@ pub fn kinetics(count: u32) -> TempDir {
 }
 
 /// Writes a file.
-pub fn write(path: &Path, bytes: &[u8]) {
+pub(crate) fn write(path: &Path, bytes: &[u8]) {
     std::fs::write(path, bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
 }

@@ -42,7 +42,9 @@ fn every_recipe_plans_as_before() {
 fn any_medium_with_a_frame_can_be_planned() {
     for (name, _) in builtin::ALL {
         let file = builtin::recipe(name, &[]).expect("built in");
-        for (frames, width, height) in [(1, 1, 1), (2, 3, 500), (5, 500, 2), (17, 64, 48), (9999, 31, 33)] {
+        for (frames, width, height) in
+            [(1, 1, 1), (2, 3, 500), (5, 500, 2), (17, 64, 48), (9999, 31, 33)]
+        {
             let mut info = info(&file);
             info.size = Size::new(width, height);
             if file.media == Media::Video {
@@ -55,7 +57,10 @@ fn any_medium_with_a_frame_can_be_planned() {
                     let plan = recipe.plan(key, &info).expect("has a frame");
                     let view = &plan.views[0];
                     assert_eq!(view.frames.len(), recipe.frames() as usize, "{name} {stage}");
-                    assert!(view.frames.iter().all(|f| *f < info.frames), "{name} {stage} {info:?}");
+                    assert!(
+                        view.frames.iter().all(|f| *f < info.frames),
+                        "{name} {stage} {info:?}"
+                    );
                 }
             }
         }

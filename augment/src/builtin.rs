@@ -39,7 +39,10 @@ pub fn recipe(name: &str, overrides: &[String]) -> Result<RecipeFile, RecipeErro
         let known: Vec<&str> = ALL.iter().map(|(name, _)| *name).collect();
         RecipeError::Syntax {
             recipe: name.to_owned(),
-            message: format!("no such recipe; known: {}, or a path to a .toml file", known.join(", ")),
+            message: format!(
+                "no such recipe; known: {}, or a path to a .toml file",
+                known.join(", ")
+            ),
         }
     })?;
     RecipeFile::parse(name, text, overrides)
@@ -54,7 +57,8 @@ mod tests {
         for (name, _) in ALL {
             let file = recipe(name, &[]).unwrap_or_else(|e| panic!("{e}"));
             assert_eq!(file.name, *name);
-            let again = RecipeFile::parse(name, &file.to_toml(), &[]).unwrap_or_else(|e| panic!("{e}"));
+            let again =
+                RecipeFile::parse(name, &file.to_toml(), &[]).unwrap_or_else(|e| panic!("{e}"));
             assert_eq!(file, again);
         }
     }

@@ -109,7 +109,8 @@ pub fn multi_scale_crop(
 /// Size after the shorter side became `side`; the other side is rounded down, as torchvision and
 /// the video loaders do.
 pub fn short_side_size(size: Size, side: u32) -> Size {
-    let scaled = |long: u32, short: u32| (u64::from(long) * u64::from(side) / u64::from(short)) as u32;
+    let scaled =
+        |long: u32, short: u32| (u64::from(long) * u64::from(side) / u64::from(short)) as u32;
     if size.width <= size.height {
         Size::new(side, scaled(size.height, size.width).max(side))
     } else {

@@ -32,7 +32,8 @@ impl Normalise {
     pub fn apply(&self, pixels: &[u8], frames: usize, size: Size, out: &mut [f32]) {
         let tables = self.table();
         let area = size.area();
-        for (c, (table, plane)) in tables.iter().zip(out.chunks_exact_mut(frames * area)).enumerate()
+        for (c, (table, plane)) in
+            tables.iter().zip(out.chunks_exact_mut(frames * area)).enumerate()
         {
             for (pixel, value) in pixels.chunks_exact(3).zip(plane) {
                 *value = table[usize::from(pixel[c])];

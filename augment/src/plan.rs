@@ -102,7 +102,9 @@ impl Recipe {
         }
         let crops = self.crop.crops();
         let (clip_index, crop_index) = match self.stage() {
-            crate::recipe::Stage::Eval => (u32::from(key.repeat) / crops, u32::from(key.repeat) % crops),
+            crate::recipe::Stage::Eval => {
+                (u32::from(key.repeat) / crops, u32::from(key.repeat) % crops)
+            }
             _ => (0, 0),
         };
         let view = ViewPlan {
@@ -200,7 +202,15 @@ impl Scratch {
             Geometry::ResizeThenCrop { resized, region } => {
                 let mut whole = std::mem::take(&mut self.resized);
                 whole.resize(resized.area() * 3, 0);
-                self.resize(view.resize, source, size, Rect::full(size), resized, false, &mut whole);
+                self.resize(
+                    view.resize,
+                    source,
+                    size,
+                    Rect::full(size),
+                    resized,
+                    false,
+                    &mut whole,
+                );
                 crop::copy_region(&whole, resized, region, view.flip, out);
                 self.resized = whole;
             }

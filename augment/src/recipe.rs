@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use tubelet_core::layout::ViewShape;
 use tubelet_core::{BatchLayout, PatchGrid, PatchSize, Size};
 
-use crate::policy::MaskPolicy;
 use crate::normalise::{IMAGENET, INCEPTION, Normalise, SLOWFAST};
+use crate::policy::MaskPolicy;
 use crate::resample::Filter;
 use crate::target::hog::HogSpec;
 use crate::target::pixels::{FrameChoice, PatchNorm};
@@ -815,7 +815,10 @@ impl Checker<'_> {
                 Ok(TargetSpec::Pixels(norm, choice))
             }
             TargetFile::Hog { bins, cell } => {
-                if bins == 0 || cell == 0 || patch.h % cell.max(1) != 0 || patch.w % cell.max(1) != 0
+                if bins == 0
+                    || cell == 0
+                    || patch.h % cell.max(1) != 0
+                    || patch.w % cell.max(1) != 0
                 {
                     let valid = "bins above 0; the cell must divide the patch";
                     return Err(self.error("target", target, valid));

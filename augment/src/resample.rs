@@ -398,8 +398,15 @@ mod tests {
         let run = |flip| {
             let mut out = vec![0; out_size.area() * 3];
             let full = Rect::full(size);
-            Resampler::default()
-                .resize(&source, size, full, Filter::Bicubic, out_size, flip, &mut out);
+            Resampler::default().resize(
+                &source,
+                size,
+                full,
+                Filter::Bicubic,
+                out_size,
+                flip,
+                &mut out,
+            );
             out
         };
         let (plain, flipped) = (run(false), run(true));

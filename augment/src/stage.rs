@@ -164,7 +164,9 @@ impl HostTensors {
             let mut all = Vec::with_capacity(self.rows * width);
             for row in rows() {
                 let start = all.len();
-                all.extend(row.iter().enumerate().filter(|(_, m)| **m == want).map(|(i, _)| i as u32));
+                all.extend(
+                    row.iter().enumerate().filter(|(_, m)| **m == want).map(|(i, _)| i as u32),
+                );
                 let last = if all.len() > start { all[all.len() - 1] } else { 0 };
                 all.resize(start + width, last);
             }

@@ -199,9 +199,7 @@ pub fn uniform(num_frames: u32, frames: u32) -> Vec<u32> {
 /// numpy's `linspace` with both ends.
 fn linspace(from: f64, to: f64, count: u32) -> impl Iterator<Item = f64> {
     let step = if count > 1 { (to - from) / f64::from(count - 1) } else { 0.0 };
-    (0..count).map(move |k| {
-        if k > 0 && k + 1 == count { to } else { from + step * f64::from(k) }
-    })
+    (0..count).map(move |k| if k > 0 && k + 1 == count { to } else { from + step * f64::from(k) })
 }
 
 /// torch's f32 `linspace`: the second half is counted from the end.

@@ -8,6 +8,7 @@ mod augment;
 pub(crate) mod case;
 mod compare;
 mod formats;
+mod trainer;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -72,6 +73,8 @@ fn runner(kind: &str) -> Option<Runner> {
         | "mask_upsample" | "crop_distribution" | "crop_candidates" | "resample"
         | "frame_sampling" => Some(augment::run_kind),
         "jpeg_decode" | "video_decode" => Some(formats::run_kind),
+        "model" | "loss" | "position_embedding" | "position_resize" | "schedule" | "optimizer"
+        | "layer_decay" | "ema" | "grad_clip" => Some(trainer::run_kind),
         _ => None,
     }
 }

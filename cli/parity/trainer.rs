@@ -193,7 +193,8 @@ fn schedule(case: &Case) -> Result<Outcome> {
         }
         "linspace_then_constant" => {
             let (from, to) = (number("from")?, number("to")?);
-            let schedule = Schedule::LinearThenConstant { from, to, warmup: count("warmup_epochs")? };
+            let schedule =
+                Schedule::LinearThenConstant { from, to, warmup: count("warmup_epochs")? };
             (schedule, count("epochs")?)
         }
         other => return unsupported(format!("rule {other} is not covered")),
@@ -205,10 +206,9 @@ fn schedule(case: &Case) -> Result<Outcome> {
 fn optimizer(case: &Case, inputs: &Inputs) -> Result<Outcome> {
     let algorithm = match case.param::<String>("algorithm")?.as_str() {
         "adamw" => Algorithm::AdamW { betas: case.param("betas")?, eps: case.param("eps")? },
-        "sgd" => Algorithm::Sgd {
-            momentum: case.param("momentum")?,
-            nesterov: case.param("nesterov")?,
-        },
+        "sgd" => {
+            Algorithm::Sgd { momentum: case.param("momentum")?, nesterov: case.param("nesterov")? }
+        }
         "lars" => Algorithm::Lars {
             momentum: case.param("momentum")?,
             trust: case.param("trust_coefficient")?,
@@ -218,9 +218,10 @@ fn optimizer(case: &Case, inputs: &Inputs) -> Result<Outcome> {
     let decays: Vec<f64> = case.param("weight_decay")?;
     let (lr, steps): (f64, usize) = (case.param("lr")?, case.param("steps")?);
     let names: Vec<String> = (0..decays.len()).map(|i| format!("p{i}")).collect();
-    let groups = names.iter().zip(&decays).map(|(name, decay)| {
-        (name.clone(), Group { lr_scale: 1.0, weight_decay: *decay })
-    });
+    let groups = names
+        .iter()
+        .zip(&decays)
+        .map(|(name, decay)| (name.clone(), Group { lr_scale: 1.0, weight_decay: *decay }));
     let mut optimizer = Optimizer::<Cpu>::new(algorithm, groups.collect());
     let first: Result<Weights> =
         names.iter().map(|name| Ok((name.clone(), host(&inputs.array(name)?)))).collect();
@@ -259,10 +260,7 @@ fn layer_decay(case: &Case, inputs: &Inputs) -> Result<Outcome> {
     let ids: serde_json::Map<String, serde_json::Value> =
         names.iter().map(|name| (name.clone(), rule.layer(name).into())).collect();
     let scales = rule.scales(case.param("decay")?);
-    outputs([
-        ("ids", Value::json(ids)),
-        ("scales", Value::array(&[scales.len()], scales)),
-    ])
+    outputs([("ids", Value::json(ids)), ("scales", Value::array(&[scales.len()], scales))])
 }
 
 fn ema(case: &Case, inputs: &Inputs) -> Result<Outcome> {

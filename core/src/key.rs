@@ -72,7 +72,8 @@ impl SampleRng {
     /// The stream named by these five numbers.
     pub fn new(seed: u64, epoch: u32, sample: u64, repeat: u16, purpose: Draw) -> Self {
         debug_assert!(sample < 1 << 40, "sample ids are below 2^40");
-        let last = ((sample >> 32) as u32 & 0xff) << 24 | (purpose as u32) << 16 | u32::from(repeat);
+        let last =
+            ((sample >> 32) as u32 & 0xff) << 24 | (purpose as u32) << 16 | u32::from(repeat);
         Self {
             key: [seed as u32, (seed >> 32) as u32],
             counter: [0, epoch, sample as u32, last],

@@ -27,11 +27,14 @@ pub trait HostMemory: Send + Sync {
 /// Alignment of every buffer: a cache line, and enough for any SIMD load.
 pub const ALIGN: usize = 64;
 
+/// How a buffer is given back.
+type Free = Box<dyn FnOnce(NonNull<u8>, usize) + Send + Sync>;
+
 /// A buffer and the way to free it.
 pub struct HostBuf {
     ptr: NonNull<u8>,
     len: usize,
-    free: Option<Box<dyn FnOnce(NonNull<u8>, usize) + Send + Sync>>,
+    free: Option<Free>,
 }
 
 // SAFETY: the buffer is owned memory without thread affinity; `free` is Send + Sync.
@@ -103,7 +106,8 @@ pub struct Heap;
 impl HostMemory for Heap {
     fn allocate(&self, bytes: usize) -> Result<HostBuf, AllocError> {
         let error = |cause: String| AllocError { bytes, kind: "heap", cause };
-        let layout = Layout::from_size_align(bytes.max(1), ALIGN).map_err(|e| error(e.to_string()))?;
+        let layout =
+            Layout::from_size_align(bytes.max(1), ALIGN).map_err(|e| error(e.to_string()))?;
         // SAFETY: the layout's size is at least 1.
         let ptr = unsafe { alloc_zeroed(layout) };
         let Some(ptr) = NonNull::new(ptr) else {

@@ -156,11 +156,16 @@ impl<'a> Job<'a> {
         let (mut videos, mut pictures, mut sizes) = (0, 0, Vec::with_capacity(reader.len()));
         for n in 0..reader.len() {
             let record = reader.record(n);
-            if record.kind == MediaKind::Video { videos += 1 } else { pictures += 1 }
+            if record.kind == MediaKind::Video {
+                videos += 1
+            } else {
+                pictures += 1
+            }
             sizes.push(size_of_payload(&record));
         }
         if videos > 0 && pictures > 0 {
-            let what = format!("{pictures} pictures and {videos} videos are mixed: convert them apart");
+            let what =
+                format!("{pictures} pictures and {videos} videos are mixed: convert them apart");
             return Err(refuse(&what));
         }
         let kind = if videos > 0 { MediaKind::Video } else { MediaKind::Image };
@@ -180,7 +185,11 @@ impl<'a> Job<'a> {
     }
 
     /// Writes the shards `mine`, those that are done already excepted.
-    fn run(&self, mine: &[usize], progress: &(dyn Fn(usize, usize) + Sync)) -> Result<(), FormatError> {
+    fn run(
+        &self,
+        mine: &[usize],
+        progress: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<(), FormatError> {
         let total = mine.iter().map(|n| self.shards[*n].len()).sum();
         let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let failure = Mutex::new(None);
@@ -191,7 +200,10 @@ impl<'a> Job<'a> {
                     while let Some(n) = mine.get(next.fetch_add(1, Ordering::Relaxed)) {
                         let tick = &|| progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
                         if let Err(error) = self.shard(*n, decoder.as_mut(), tick) {
-                            failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                            failure
+                                .lock()
+                                .unwrap_or_else(PoisonError::into_inner)
+                                .get_or_insert(error);
                             next.store(mine.len(), Ordering::Relaxed);
                         }
                     }
@@ -220,7 +232,12 @@ impl<'a> Job<'a> {
         (record.settings == self.settings && record.bytes == size).then_some(record)
     }
 
-    fn shard(&self, n: usize, decoder: &mut dyn Decoder, tick: &dyn Fn()) -> Result<(), FormatError> {
+    fn shard(
+        &self,
+        n: usize,
+        decoder: &mut dyn Decoder,
+        tick: &dyn Fn(),
+    ) -> Result<(), FormatError> {
         if self.finished(n).is_some() {
             self.shards[n].clone().for_each(|_| tick());
             return Ok(());
@@ -238,8 +255,9 @@ impl<'a> Job<'a> {
             drops: Vec::new(),
         };
         let sink = HashingFile::create(&temporary)?;
-        let mut writer = ArrowWriter::try_new(sink, Arc::clone(&self.schema), Some(self.properties()))
-            .map_err(|e| parquet_error(&temporary, &e))?;
+        let mut writer =
+            ArrowWriter::try_new(sink, Arc::clone(&self.schema), Some(self.properties()))
+                .map_err(|e| parquet_error(&temporary, &e))?;
         let mut buf = Vec::new();
         for index in self.shards[n].clone() {
             self.sample(index, decoder, &mut buf, &mut writer, &mut record)?;
@@ -284,7 +302,12 @@ impl<'a> Job<'a> {
     }
 
     /// The media facts of a sample, scanned from its bytes whatever an index says.
-    fn facts(&self, sample: &Record, bytes: &[u8], decoder: &mut dyn Decoder) -> Result<MediaInfo, String> {
+    fn facts(
+        &self,
+        sample: &Record,
+        bytes: &[u8],
+        decoder: &mut dyn Decoder,
+    ) -> Result<MediaInfo, String> {
         let info = decoder.probe(bytes).map_err(|e| e.to_string())?;
         let video = sniff(bytes) == Some(MediaKind::Video);
         if video != (self.kind == MediaKind::Video) {
@@ -294,12 +317,18 @@ impl<'a> Job<'a> {
         Ok(info)
     }
 
-    fn row(&self, sample: &Record, bytes: &[u8], info: &MediaInfo) -> Result<RecordBatch, arrow_schema::ArrowError> {
+    fn row(
+        &self,
+        sample: &Record,
+        bytes: &[u8],
+        info: &MediaInfo,
+    ) -> Result<RecordBatch, arrow_schema::ArrowError> {
         let payload: ArrayRef = Arc::new(BinaryArray::from_vec(vec![bytes]));
         let path: ArrayRef = Arc::new(StringArray::from(vec![sample.name.as_str()]));
         let media = StructArray::try_new(media_fields(), vec![payload, path], None)?;
         let label = sample.label.map_or(-1, i64::from);
-        let mut columns: Vec<ArrayRef> = vec![Arc::new(media), Arc::new(Int64Array::from(vec![label]))];
+        let mut columns: Vec<ArrayRef> =
+            vec![Arc::new(media), Arc::new(Int64Array::from(vec![label]))];
         columns.extend(info_columns(&[info]).into_iter().map(|(_, column)| column));
         columns.push(Arc::new(StringArray::from(vec![format!("{:016x}", xxh3_64(bytes))])));
         RecordBatch::try_new(Arc::clone(&self.schema), columns)

@@ -47,7 +47,12 @@ pub(crate) fn info_from_columns(batch: &RecordBatch, row: usize) -> Option<Media
         fps: fps.value(row),
         codec: codec.value(row).to_owned(),
         rotation: u16::try_from(int("rotation")?).ok()?,
-        keyframes: keys.as_primitive_opt::<Int32Type>()?.values().iter().map(|k| *k as u32).collect(),
+        keyframes: keys
+            .as_primitive_opt::<Int32Type>()?
+            .values()
+            .iter()
+            .map(|k| *k as u32)
+            .collect(),
     })
 }
 

@@ -83,9 +83,11 @@ pub fn verify(
         Err(what) => {
             problem("manifest.json", what.clone());
             let found = shard_files(dir, "")?;
-            files.extend(found.iter().map(|p| {
-                p.strip_prefix(dir).unwrap_or(p).to_string_lossy().into_owned()
-            }));
+            files.extend(
+                found
+                    .iter()
+                    .map(|p| p.strip_prefix(dir).unwrap_or(p).to_string_lossy().into_owned()),
+            );
         }
     }
     for (n, file) in files.iter().enumerate() {

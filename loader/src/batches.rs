@@ -191,10 +191,17 @@ impl Loader {
 }
 
 /// Refuses settings that cannot work.
-fn check(shards: &dyn ShardReader, recipe: &Recipe, config: &LoaderConfig) -> Result<(), LoaderError> {
+fn check(
+    shards: &dyn ShardReader,
+    recipe: &Recipe,
+    config: &LoaderConfig,
+) -> Result<(), LoaderError> {
     let refuse = |message: String| Err(LoaderError::Config(message));
     if config.workers == 0 || config.slots == 0 {
-        return refuse(format!("workers = {}, slots = {}: both must be at least 1", config.workers, config.slots));
+        return refuse(format!(
+            "workers = {}, slots = {}: both must be at least 1",
+            config.workers, config.slots
+        ));
     }
     let (rank, world) = (config.rank, config.world);
     if world == 0 || rank >= world {
@@ -216,7 +223,9 @@ fn check(shards: &dyn ShardReader, recipe: &Recipe, config: &LoaderConfig) -> Re
             batch / repeats
         )),
         Order::Listed { samples: list, .. } => match list.iter().find(|s| **s >= samples) {
-            Some(bad) => refuse(format!("sample {bad} of a data set of {samples} (numbers start at 0)")),
+            Some(bad) => {
+                refuse(format!("sample {bad} of a data set of {samples} (numbers start at 0)"))
+            }
             None => Ok(()),
         },
         _ => Ok(()),
@@ -301,7 +310,8 @@ impl Dispatcher {
         let mut cursor = from;
         let mut sequence = 0;
         while let Some((start, count, after)) = self.schedule.batch_at(cursor) {
-            let Some(memory) = self.shared.counters.time(Timer::SlotWait, || self.free_slot()) else {
+            let Some(memory) = self.shared.counters.time(Timer::SlotWait, || self.free_slot())
+            else {
                 return;
             };
             if self.fill(memory, sequence, start, count, after).is_none() {
@@ -425,9 +435,8 @@ impl Iterator for Batches {
 impl Drop for Batches {
     fn drop(&mut self) {
         self.stop = None;
-        let threads = std::mem::take(
-            &mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner),
-        );
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             if thread.join().is_err() {
                 tracing::error!("a loader thread panicked");

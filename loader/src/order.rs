@@ -30,7 +30,11 @@ impl Permutation {
     pub fn new(len: u64, seed: u64, epoch: u32) -> Self {
         let bits = u64::BITS - len.saturating_sub(1).leading_zeros();
         let mut rng = SampleRng::new(seed, epoch, 0, 0, Draw::Order);
-        Self { len, half_bits: bits.div_ceil(2).max(1), keys: std::array::from_fn(|_| rng.next_u64()) }
+        Self {
+            len,
+            half_bits: bits.div_ceil(2).max(1),
+            keys: std::array::from_fn(|_| rng.next_u64()),
+        }
     }
 
     /// The sample at `position`, which must be below the length.

@@ -53,16 +53,17 @@ impl Counters {
     pub(crate) fn record_drop(&self, sample: u64, name: &str, cause: String) {
         self.dropped.fetch_add(1, Ordering::Relaxed);
         let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
-        drops
-            .entry(sample)
-            .and_modify(|d| d.times += 1)
-            .or_insert_with(|| Drop { sample, name: name.to_owned(), cause, times: 1 });
+        drops.entry(sample).and_modify(|d| d.times += 1).or_insert_with(|| Drop {
+            sample,
+            name: name.to_owned(),
+            cause,
+            times: 1,
+        });
     }
 
     pub(crate) fn snapshot(&self, workers: usize) -> Stats {
-        let seconds = |timer: Timer| {
-            self.nanos[timer as usize].load(Ordering::Relaxed) as f64 * 1e-9
-        };
+        let seconds =
+            |timer: Timer| self.nanos[timer as usize].load(Ordering::Relaxed) as f64 * 1e-9;
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
             workers,
@@ -157,6 +158,9 @@ impl Stats {
         if self.worker_idle_s > busy {
             return "consumer";
         }
-        self.stages().into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).map_or("none", |(name, _)| name)
+        self.stages()
+            .into_iter()
+            .max_by(|a, b| a.1.total_cmp(&b.1))
+            .map_or("none", |(name, _)| name)
     }
 }

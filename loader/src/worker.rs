@@ -100,7 +100,12 @@ impl Worker<'_> {
         let over = seen >= MIN_SEEN_FOR_LIMIT && dropped as f64 > max_share * seen as f64;
         if over || attempt == MAX_SUBSTITUTES {
             let limit = max_share * 100.0;
-            return Err(LoaderError::TooManyDrops { dropped, seen, limit, last: error.to_string() });
+            return Err(LoaderError::TooManyDrops {
+                dropped,
+                seen,
+                limit,
+                last: error.to_string(),
+            });
         }
         Ok(())
     }
@@ -150,8 +155,7 @@ impl Worker<'_> {
         }
         let want = FrameRequest { frames: union_of_frames(&self.plans), region: None };
 
-        counters
-            .time(Timer::Decode, || self.decoder.decode(bytes, info, &want, &mut self.clip))?;
+        counters.time(Timer::Decode, || self.decoder.decode(bytes, info, &want, &mut self.clip))?;
 
         counters.time(Timer::Render, || -> Result<(), SampleErrorKind> {
             for (n, plan) in self.plans.iter().enumerate() {

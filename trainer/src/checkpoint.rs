@@ -125,7 +125,8 @@ fn floats(view: &TensorView<'_>) -> Option<Vec<f32>> {
 
 /// Reads a PyTorch checkpoint, looking for the weights under the keys that repositories use.
 fn read_pytorch(path: &Path) -> Result<Weights, TrainError> {
-    let broken = |e: &dyn std::fmt::Display| TrainError::checkpoint(path, format!("cannot be read: {e}"));
+    let broken =
+        |e: &dyn std::fmt::Display| TrainError::checkpoint(path, format!("cannot be read: {e}"));
     let open = |key: Option<&str>| match key {
         Some(key) => burn_store::pytorch::PytorchReader::with_top_level_key(path, key),
         None => burn_store::pytorch::PytorchReader::new(path),

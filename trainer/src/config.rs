@@ -4,7 +4,9 @@ use serde::Deserialize;
 use tubelet_augment::{Recipe, RecipeFile, Stage};
 
 use crate::error::TrainError;
-use crate::model::{Geometry, Mae, MaeSt, MaeStForm, MaskFeat, Pool, VideoMae, Vit, VitForm, Width};
+use crate::model::{
+    Geometry, Mae, MaeSt, MaeStForm, MaskFeat, Pool, VideoMae, Vit, VitForm, Width,
+};
 use crate::schedule::Schedule;
 
 /// Whose network.
@@ -161,11 +163,10 @@ impl ModelConfig {
     /// # Errors
     /// On unknown or missing keys and values that no network can have.
     pub fn read(file: &RecipeFile) -> Result<Self, TrainError> {
-        let config: Self = file
-            .model
-            .clone()
-            .try_into()
-            .map_err(|e: toml::de::Error| TrainError::recipe("model", e.message().to_owned()))?;
+        let config: Self =
+            file.model.clone().try_into().map_err(|e: toml::de::Error| {
+                TrainError::recipe("model", e.message().to_owned())
+            })?;
         config.encoder().check("model")?;
         if config.family != Family::Maskfeat {
             config.decoder().check("model.decoder_*")?;
@@ -203,16 +204,24 @@ impl ModelConfig {
     ///
     /// # Errors
     /// When the recipe's sizes do not fit.
-    pub fn pretraining(&self, recipe: &Recipe, target_dim: usize) -> Result<Pretraining, TrainError> {
+    pub fn pretraining(
+        &self,
+        recipe: &Recipe,
+        target_dim: usize,
+    ) -> Result<Pretraining, TrainError> {
         let (geometry, mlp_ratio) = (self.geometry(recipe)?, self.mlp_ratio);
         let (encoder, decoder) = (self.encoder(), self.decoder());
         Ok(match self.family {
             Family::Mae => {
                 Pretraining::Mae(Mae { geometry, encoder, decoder, mlp_ratio, target_dim })
             }
-            Family::Videomae => {
-                Pretraining::VideoMae(VideoMae { geometry, encoder, decoder, mlp_ratio, target_dim })
-            }
+            Family::Videomae => Pretraining::VideoMae(VideoMae {
+                geometry,
+                encoder,
+                decoder,
+                mlp_ratio,
+                target_dim,
+            }),
             Family::MaeSt | Family::SlowfastMae => Pretraining::MaeSt(MaeSt {
                 form: if self.family == Family::MaeSt {
                     MaeStForm::MaeSt

@@ -6,7 +6,11 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 use crate::params::Params;
 
 /// `momentum · average + (1 - momentum) · value`.
-pub fn averaged<B: Backend>(average: Tensor<B, 1>, value: Tensor<B, 1>, momentum: f64) -> Tensor<B, 1> {
+pub fn averaged<B: Backend>(
+    average: Tensor<B, 1>,
+    value: Tensor<B, 1>,
+    momentum: f64,
+) -> Tensor<B, 1> {
     average * momentum + value * (1.0 - momentum)
 }
 

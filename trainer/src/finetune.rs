@@ -132,12 +132,19 @@ fn run<B: AutodiffBackend>(all: &FinetuneOptions) -> Result<FinetuneSummary, Tra
     let data_wait = feed.waited().as_secs_f64() / seconds;
     drop(feed);
 
-    let evaluated = learner.ema.as_ref().map_or_else(|| learner.params.inner(), |e| e.params.clone());
+    let evaluated =
+        learner.ema.as_ref().map_or_else(|| learner.params.inner(), |e| e.params.clone());
     let accuracy = match &all.val {
         None => None,
-        Some((path, open)) => {
-            Some(evaluate_params(&options.recipe, &model, &evaluated, path, open, &classes, options.workers)?)
-        }
+        Some((path, open)) => Some(evaluate_params(
+            &options.recipe,
+            &model,
+            &evaluated,
+            path,
+            open,
+            &classes,
+            options.workers,
+        )?),
     };
     let summary = FinetuneSummary {
         steps: learner.optimizer.steps(),

@@ -140,10 +140,15 @@ mod tests {
 
     #[test]
     fn bounds_and_moments_are_as_named() {
-        let one = |init: Init| draw(&[ParamSpec::new("x", [60, 40], init)], 1).require("x").expect("x").clone();
+        let one = |init: Init| {
+            draw(&[ParamSpec::new("x", [60, 40], init)], 1).require("x").expect("x").clone()
+        };
         let bound = (6.0f32 / 100.0).sqrt();
         let xavier = one(Init::XavierUniform).data;
-        assert!(xavier.iter().all(|v| v.abs() <= bound) && xavier.iter().any(|v| v.abs() > 0.95 * bound));
+        assert!(
+            xavier.iter().all(|v| v.abs() <= bound)
+                && xavier.iter().any(|v| v.abs() > 0.95 * bound)
+        );
         let truncated = one(Init::TruncatedNormal { std: 0.02, bound: 0.02 }).data;
         assert!(truncated.iter().all(|v| v.abs() <= 0.02));
         let normal = one(Init::Normal { std: 0.02 }).data;

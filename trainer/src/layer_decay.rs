@@ -39,7 +39,9 @@ impl LayerDecay {
     pub fn layers(&self) -> usize {
         match self {
             Self::Mae { depth } | Self::Beit { depth } => depth + 2,
-            Self::Swin { depths } | Self::ConvNextSingle { depths } => depths.iter().sum::<usize>() + 2,
+            Self::Swin { depths } | Self::ConvNextSingle { depths } => {
+                depths.iter().sum::<usize>() + 2
+            }
             Self::ConvNextGroup { groups, .. } => groups + 2,
         }
     }
@@ -120,7 +122,15 @@ mod tests {
     #[test]
     fn vit_names_fall_into_layers() {
         let (mae, beit) = (LayerDecay::Mae { depth: 12 }, LayerDecay::Beit { depth: 12 });
-        for (name, layer) in [("cls_token", 0), ("pos_embed_spatial", 0), ("patch_embed.proj.bias", 0), ("blocks.0.norm1.weight", 1), ("blocks.11.attn.q_bias", 12), ("fc_norm.weight", 13), ("head.bias", 13)] {
+        for (name, layer) in [
+            ("cls_token", 0),
+            ("pos_embed_spatial", 0),
+            ("patch_embed.proj.bias", 0),
+            ("blocks.0.norm1.weight", 1),
+            ("blocks.11.attn.q_bias", 12),
+            ("fc_norm.weight", 13),
+            ("head.bias", 13),
+        ] {
             assert_eq!((mae.layer(name), beit.layer(name)), (layer, layer), "{name}");
         }
         assert_eq!((mae.layer("mask_token"), beit.layer("mask_token")), (13, 0));
@@ -134,8 +144,14 @@ mod tests {
         assert_eq!(swin.layer("layers.2.downsample.norm.bias"), 22);
         assert_eq!((swin.layer("norm.weight"), swin.layers()), (25, 26));
         let group = LayerDecay::ConvNextGroup { group: 3, groups: 12 };
-        assert_eq!((group.layer("stages.2.26.pwconv2.bias"), group.layer("downsample_layers.2.0.bias")), (11, 3));
+        assert_eq!(
+            (group.layer("stages.2.26.pwconv2.bias"), group.layer("downsample_layers.2.0.bias")),
+            (11, 3)
+        );
         let single = LayerDecay::ConvNextSingle { depths: vec![3, 3, 9, 3] };
-        assert_eq!((single.layer("stages.3.1.dwconv.bias"), single.layer("downsample_layers.3.1.weight")), (17, 16));
+        assert_eq!(
+            (single.layer("stages.3.1.dwconv.bias"), single.layer("downsample_layers.3.1.weight")),
+            (17, 16)
+        );
     }
 }

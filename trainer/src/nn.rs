@@ -307,7 +307,11 @@ pub fn drop_first<B: Backend>(x: Tensor<B, 2>, batch: usize) -> Tensor<B, 2> {
     x.reshape([batch * (tokens - 1), dim])
 }
 
-fn affine<B: Backend>(x: Tensor<B, 2>, weight: Tensor<B, 2>, bias: Option<Tensor<B, 1>>) -> Tensor<B, 2> {
+fn affine<B: Backend>(
+    x: Tensor<B, 2>,
+    weight: Tensor<B, 2>,
+    bias: Option<Tensor<B, 1>>,
+) -> Tensor<B, 2> {
     let y = x.matmul(weight.transpose());
     match bias {
         Some(bias) => y + bias.unsqueeze(),

@@ -65,10 +65,16 @@ impl<B: Backend> Optimizer<B> {
     }
 
     /// One step: every parameter that has a gradient and a group moves.
-    pub fn step<A: AutodiffBackend<InnerBackend = B>>(&mut self, params: &mut Params<A>, mut grads: Gradients<B>, lr: f64) {
+    pub fn step<A: AutodiffBackend<InnerBackend = B>>(
+        &mut self,
+        params: &mut Params<A>,
+        mut grads: Gradients<B>,
+        lr: f64,
+    ) {
         self.step += 1;
         for (name, param) in params.iter_mut() {
-            let (Some(grad), Some(group)) = (grads.remove(name), self.groups.get(name).copied()) else {
+            let (Some(grad), Some(group)) = (grads.remove(name), self.groups.get(name).copied())
+            else {
                 continue;
             };
             let one_axis = param.shape.len() < 2;
@@ -95,7 +101,12 @@ impl<B: Backend> Optimizer<B> {
     ///
     /// # Errors
     /// When a slot of a parameter is missing.
-    pub fn restore(&mut self, state: &Weights, step: u64, device: &B::Device) -> Result<(), TrainError> {
+    pub fn restore(
+        &mut self,
+        state: &Weights,
+        step: u64,
+        device: &B::Device,
+    ) -> Result<(), TrainError> {
         self.step = step;
         self.slots.clear();
         let names = self.slot_names();
@@ -103,7 +114,9 @@ impl<B: Backend> Optimizer<B> {
             if !state.contains(&format!("{}.{name}", names[0])) {
                 continue;
             }
-            let slots = names.iter().map(|kind| Ok(tensor_1d(state.require(&format!("{kind}.{name}"))?, device)));
+            let slots = names
+                .iter()
+                .map(|kind| Ok(tensor_1d(state.require(&format!("{kind}.{name}"))?, device)));
             self.slots.insert(name.clone(), slots.collect::<Result<_, TrainError>>()?);
         }
         Ok(())
@@ -116,16 +129,30 @@ impl<B: Backend> Optimizer<B> {
         }
     }
 
-    fn update(&mut self, name: &str, value: Tensor<B, 1>, grad: Tensor<B, 1>, group: Group, lr: f64, one_axis: bool) -> Tensor<B, 1> {
+    fn update(
+        &mut self,
+        name: &str,
+        value: Tensor<B, 1>,
+        grad: Tensor<B, 1>,
+        group: Group,
+        lr: f64,
+        one_axis: bool,
+    ) -> Tensor<B, 1> {
         let slots = self.slots.remove(name);
         let (value, slots) = match self.algorithm {
-            Algorithm::AdamW { betas, eps } => adamw(value, grad, slots, betas, eps, group.weight_decay, lr, self.step),
+            Algorithm::AdamW { betas, eps } => {
+                adamw(value, grad, slots, betas, eps, group.weight_decay, lr, self.step)
+            }
             Algorithm::Sgd { momentum, nesterov } => {
                 let grad = decayed(grad, &value, group.weight_decay);
                 sgd(value, grad, slots, momentum, nesterov, lr)
             }
             Algorithm::Lars { momentum, trust } => {
-                let grad = if one_axis { grad } else { trusted(decayed(grad, &value, group.weight_decay), &value, trust) };
+                let grad = if one_axis {
+                    grad
+                } else {
+                    trusted(decayed(grad, &value, group.weight_decay), &value, trust)
+                };
                 sgd(value, grad, slots, momentum, false, lr)
             }
         };
@@ -218,7 +245,11 @@ fn sgd<B: Backend>(
     (value - move_by * lr, vec![velocity])
 }
 
-fn decayed<B: Backend>(grad: Tensor<B, 1>, value: &Tensor<B, 1>, weight_decay: f64) -> Tensor<B, 1> {
+fn decayed<B: Backend>(
+    grad: Tensor<B, 1>,
+    value: &Tensor<B, 1>,
+    weight_decay: f64,
+) -> Tensor<B, 1> {
     if weight_decay == 0.0 { grad } else { grad + value.clone() * weight_decay }
 }
 

@@ -33,14 +33,19 @@ impl<B: Backend> Params<B> {
     ///
     /// # Errors
     /// When one is missing or has another shape.
-    pub fn new(specs: &[ParamSpec], weights: &Weights, device: &B::Device) -> Result<Self, TrainError> {
+    pub fn new(
+        specs: &[ParamSpec],
+        weights: &Weights,
+        device: &B::Device,
+    ) -> Result<Self, TrainError> {
         let mut entries = BTreeMap::new();
         for spec in specs {
             let array = weights.require(&spec.name)?;
             if array.shape != spec.shape {
                 return Err(TrainError::shape(&spec.name, &array.shape, &spec.shape));
             }
-            let value = tensor_1d::<B>(array, device).set_require_grad(spec.trainable && B::ad_enabled(device));
+            let value = tensor_1d::<B>(array, device)
+                .set_require_grad(spec.trainable && B::ad_enabled(device));
             let param = Param { shape: spec.shape.clone(), value, trainable: spec.trainable };
             entries.insert(spec.name.clone(), param);
         }
@@ -92,7 +97,9 @@ impl<B: Backend> Params<B> {
     /// # Errors
     /// When it is missing.
     pub fn param(&self, name: &str) -> Result<&Param<B>, TrainError> {
-        self.entries.get(name).ok_or_else(|| TrainError::new(name, TrainErrorKind::MissingParameter))
+        self.entries
+            .get(name)
+            .ok_or_else(|| TrainError::new(name, TrainErrorKind::MissingParameter))
     }
 
     /// Names and parameters, by name.
@@ -117,7 +124,11 @@ impl<B: Backend> Params<B> {
 
     /// Number of trained values.
     pub fn trainable_values(&self) -> usize {
-        self.entries.values().filter(|p| p.trainable).map(|p| p.shape.iter().product::<usize>()).sum()
+        self.entries
+            .values()
+            .filter(|p| p.trainable)
+            .map(|p| p.shape.iter().product::<usize>())
+            .sum()
     }
 
     /// Copies everything back to the host.
@@ -139,7 +150,9 @@ impl<B: AutodiffBackend> Params<B> {
     /// Takes the gradient of every trained parameter that took part in the loss.
     pub fn gradients(&self, grads: &mut B::Gradients) -> Gradients<B::InnerBackend> {
         let entries = self.iter().filter(|(_, p)| p.trainable);
-        entries.filter_map(|(name, p)| Some((name.to_owned(), p.value.grad_remove(grads)?))).collect()
+        entries
+            .filter_map(|(name, p)| Some((name.to_owned(), p.value.grad_remove(grads)?)))
+            .collect()
     }
 }
 
@@ -155,7 +168,10 @@ pub fn tensor_1d<B: Backend>(array: &Array, device: &B::Device) -> Tensor<B, 1> 
 ///
 /// # Errors
 /// When it has another number of axes.
-pub fn tensor<B: Backend, const D: usize>(array: &Array, device: &B::Device) -> Result<Tensor<B, D>, TrainError> {
+pub fn tensor<B: Backend, const D: usize>(
+    array: &Array,
+    device: &B::Device,
+) -> Result<Tensor<B, D>, TrainError> {
     let Ok(shape) = <[usize; D]>::try_from(array.shape.as_slice()) else {
         return Err(TrainError::shape("tensor", &array.shape, &[0; D]));
     };

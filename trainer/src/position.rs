@@ -64,13 +64,24 @@ pub enum Scale {
 
 /// Resizes a learned table `[1, extra + h·w, dim]` to another grid: the `extra` leading rows stay,
 /// the grid is resampled with torch's bicubic filter (a = -0.75, no antialiasing).
-pub fn resize_bicubic(table: &Array, extra: usize, from: [usize; 2], to: [usize; 2], scale: Scale) -> Array {
+pub fn resize_bicubic(
+    table: &Array,
+    extra: usize,
+    from: [usize; 2],
+    to: [usize; 2],
+    scale: Scale,
+) -> Array {
     resize_grid(table, extra, from, to, |n_from, n_to| axis_bicubic(n_from, n_to, scale))
 }
 
 /// The same with a linear filter whose corners are aligned, as the Flax ViT does when it
 /// fine-tunes at a higher resolution (`scipy.ndimage.zoom`, order 1).
-pub fn resize_linear_aligned(table: &Array, extra: usize, from: [usize; 2], to: [usize; 2]) -> Array {
+pub fn resize_linear_aligned(
+    table: &Array,
+    extra: usize,
+    from: [usize; 2],
+    to: [usize; 2],
+) -> Array {
     resize_grid(table, extra, from, to, axis_linear_aligned)
 }
 

@@ -197,9 +197,8 @@ pub fn reconstruct(run: &std::path::Path, batch: &HostTensors) -> Result<Vec<f32
     let (state, weights, _) = checkpoint::load_latest(run)?.ok_or_else(missing)?;
     let file = tubelet_augment::RecipeFile::parse("checkpoint", &state.recipe, &[])
         .map_err(|e| TrainError::checkpoint(run, e.to_string()))?;
-    let recipe = file
-        .stage(Stage::Pretrain)
-        .map_err(|e| TrainError::checkpoint(run, e.to_string()))?;
+    let recipe =
+        file.stage(Stage::Pretrain).map_err(|e| TrainError::checkpoint(run, e.to_string()))?;
     let model = ModelConfig::read(&file)?.pretraining(&recipe, batch.target_dim)?;
     let device = Default::default();
     let params = Params::<B>::new(&model.specs(), &weights, &device)?;

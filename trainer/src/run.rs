@@ -99,7 +99,8 @@ pub(crate) fn start_loader(
     order: Order,
     from: Cursor,
 ) -> Result<(Arc<dyn ShardReader>, Batches, u64), TrainError> {
-    let data = |e: LoaderError| TrainError::file(&options.data, TrainErrorKind::Data(e.to_string()));
+    let data =
+        |e: LoaderError| TrainError::file(&options.data, TrainErrorKind::Data(e.to_string()));
     let shards = open(&options.data, &options.open)
         .map_err(|e| TrainError::file(&options.data, TrainErrorKind::Data(e.to_string())))?;
     let config = LoaderConfig {
@@ -232,7 +233,12 @@ pub(crate) struct Reporter {
 
 impl Reporter {
     /// Appends to `run/metrics.jsonl`; lines after step `from` of an interrupted run are dropped.
-    pub(crate) fn new(run: &Path, from: u64, total: u64, progress: bool) -> Result<Self, TrainError> {
+    pub(crate) fn new(
+        run: &Path,
+        from: u64,
+        total: u64,
+        progress: bool,
+    ) -> Result<Self, TrainError> {
         let path = run.join("metrics.jsonl");
         let io = |e: std::io::Error| TrainError::file(&path, e);
         let old = std::fs::read_to_string(&path).unwrap_or_default();

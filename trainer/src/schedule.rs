@@ -108,10 +108,22 @@ impl Schedule {
                 if i < warmup {
                     linspace(start, base, warmup, i)
                 } else {
-                    cosine(base, last, share((i - warmup) as f64, (total - warmup.min(total)) as f64))
+                    cosine(
+                        base,
+                        last,
+                        share((i - warmup) as f64, (total - warmup.min(total)) as f64),
+                    )
                 }
             }
-            Self::SlowFast { base, last, start, warmup_epochs, epochs, per_epoch, after_warmup } => {
+            Self::SlowFast {
+                base,
+                last,
+                start,
+                warmup_epochs,
+                epochs,
+                per_epoch,
+                after_warmup,
+            } => {
                 let offset = if after_warmup { warmup_epochs } else { 0.0 };
                 let decayed = |e: f64| cosine(base, last, share(e - offset, epochs - offset));
                 let e = i as f64 / per_epoch.max(1) as f64;
@@ -138,7 +150,11 @@ impl Schedule {
                 }
             }
             Self::LinearThenConstant { from, to, warmup } => {
-                if i < warmup { linspace(from, to, warmup, i) } else { to }
+                if i < warmup {
+                    linspace(from, to, warmup, i)
+                } else {
+                    to
+                }
             }
         }
     }
@@ -167,13 +183,20 @@ mod tests {
 
     #[test]
     fn warm_ups_end_where_their_families_say() {
-        let mae = Schedule::Mae { base: 1.0, min: 0.0, warmup_epochs: 2.0, epochs: 10.0, per_epoch: 5 };
+        let mae =
+            Schedule::Mae { base: 1.0, min: 0.0, warmup_epochs: 2.0, epochs: 10.0, per_epoch: 5 };
         assert_eq!((mae.at(0), mae.at(5), mae.at(10)), (0.0, 0.5, 1.0));
         let beit = Schedule::Beit { base: 1.0, last: 0.0, start: 0.0, warmup: 5, total: 20 };
         assert_eq!((beit.at(0), beit.at(4), beit.at(5)), (0.0, 1.0, 1.0));
         assert!(beit.at(19) > 0.0);
         let slow = |after_warmup| Schedule::SlowFast {
-            base: 1.0, last: 0.0, start: 0.1, warmup_epochs: 2.0, epochs: 10.0, per_epoch: 4, after_warmup,
+            base: 1.0,
+            last: 0.0,
+            start: 0.1,
+            warmup_epochs: 2.0,
+            epochs: 10.0,
+            per_epoch: 4,
+            after_warmup,
         };
         assert_eq!((slow(true).at(0), slow(true).at(8)), (0.1, 1.0));
         assert!(slow(false).at(8) < 1.0);
@@ -181,10 +204,17 @@ mod tests {
 
     #[test]
     fn steps_and_floors() {
-        let steps = Schedule::MultiStep { base: 1.0, start: 0.5, warmup: 2, milestones: vec![5, 8], gamma: 0.1 };
+        let steps = Schedule::MultiStep {
+            base: 1.0,
+            start: 0.5,
+            warmup: 2,
+            milestones: vec![5, 8],
+            gamma: 0.1,
+        };
         assert_eq!((steps.at(1), steps.at(4)), (0.75, 1.0));
         assert!((steps.at(5) - 0.1).abs() < 1e-15 && (steps.at(8) - 0.01).abs() < 1e-15);
-        let flat = Schedule::CosineNoShift { base: 1.0, min: 0.2, start: 0.0, warmup: 2, total: 10 };
+        let flat =
+            Schedule::CosineNoShift { base: 1.0, min: 0.2, start: 0.0, warmup: 2, total: 10 };
         assert!(flat.at(2) < 1.0);
         assert_eq!((flat.at(10), flat.at(99)), (0.2, 0.2));
     }

@@ -135,9 +135,8 @@ fn normalise_cells(histogram: &mut [f32], bins: usize) {
 pub fn gaussian_window(n: u32) -> Vec<f32> {
     let sigma = f64::from((n / 2).max(1));
     let middle = f64::from(n - 1) / 2.0;
-    let line: Vec<f64> = (0..n)
-        .map(|k| (-(f64::from(k) - middle).powi(2) / (2.0 * sigma * sigma)).exp())
-        .collect();
+    let line: Vec<f64> =
+        (0..n).map(|k| (-(f64::from(k) - middle).powi(2) / (2.0 * sigma * sigma)).exp()).collect();
     let sum: f64 = line.iter().sum::<f64>().powi(2);
     line.iter().flat_map(|a| line.iter().map(move |b| (a * b / sum) as f32)).collect()
 }
@@ -212,7 +211,8 @@ mod tests {
         let mut cells = Vec::new();
         hog_cells(&spec, &image, 256, size, &mut cells);
         let bins: Vec<f32> = (0..9).map(|b| cells[b * 4]).collect();
-        let want = [0.89945, 0.06372, 0.16846, 0.08940, 0.19264, 0.09331, 0.16059, 0.11620, 0.25582];
+        let want =
+            [0.89945, 0.06372, 0.16846, 0.08940, 0.19264, 0.09331, 0.16059, 0.11620, 0.25582];
         for (got, want) in bins.iter().zip(want) {
             assert!((got - want).abs() < 1e-5, "{bins:?}");
         }

@@ -159,7 +159,15 @@ mod tests {
             let mut out = vec![0.0; 2 * 96];
             let size = Size::square(8);
             pixel_targets(
-                norm, &pixels, 4, size, patch, &IMAGENET, FrameChoice::All, &[1, 6], &mut out,
+                norm,
+                &pixels,
+                4,
+                size,
+                patch,
+                &IMAGENET,
+                FrameChoice::All,
+                &[1, 6],
+                &mut out,
             );
             for token in out.chunks(96) {
                 for g in 0..groups {
@@ -180,7 +188,15 @@ mod tests {
         let mut out = vec![0.0; 12];
         let size = Size::square(4);
         pixel_targets(
-            PatchNorm::Raw, &pixels, 2, size, patch, &IMAGENET, FrameChoice::All, &[7], &mut out,
+            PatchNorm::Raw,
+            &pixels,
+            2,
+            size,
+            patch,
+            &IMAGENET,
+            FrameChoice::All,
+            &[7],
+            &mut out,
         );
         // Token 7: frame 1, rows 2-3, columns 2-3. Third value: row 2, column 2, channel 2.
         assert_eq!(out[2], pixels[(2 * 2 + 1) * 16 + 2 * 4 + 2]);

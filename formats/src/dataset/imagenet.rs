@@ -15,9 +15,9 @@ pub(super) fn looks_like(root: &Path, split: &str) -> bool {
     };
     [root.join(split), root.to_owned()].iter().any(|folder| {
         sorted(folder).is_ok_and(|entries| {
-            entries.iter().any(|p| {
-                p.is_dir() && p.file_name().is_some_and(|n| is_wnid(&n.to_string_lossy()))
-            })
+            entries
+                .iter()
+                .any(|p| p.is_dir() && p.file_name().is_some_and(|n| is_wnid(&n.to_string_lossy())))
         })
     })
 }

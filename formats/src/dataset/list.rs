@@ -15,9 +15,8 @@ pub(super) fn looks_like(root: &Path, split: &str) -> bool {
     split_file(root, split).is_some_and(|path| {
         read_text(&path).is_ok_and(|text| {
             text.lines().next().is_some_and(|line| {
-                fields(line).is_ok_and(|f| {
-                    f.first().is_some_and(|p| kind_by_name(Path::new(p)).is_some())
-                })
+                fields(line)
+                    .is_ok_and(|f| f.first().is_some_and(|p| kind_by_name(Path::new(p)).is_some()))
             })
         })
     })

@@ -225,9 +225,8 @@ fn sorted(folder: &Path) -> Result<Vec<PathBuf>, FormatError> {
 /// All media below `folder`, sorted by path; hidden files and folders are left out.
 fn media_below(folder: &Path) -> Result<Vec<PathBuf>, FormatError> {
     let walk = walkdir::WalkDir::new(folder).follow_links(true).sort_by_file_name();
-    let visible = |e: &walkdir::DirEntry| {
-        e.depth() == 0 || !e.file_name().to_string_lossy().starts_with('.')
-    };
+    let visible =
+        |e: &walkdir::DirEntry| e.depth() == 0 || !e.file_name().to_string_lossy().starts_with('.');
     let mut paths = Vec::new();
     for entry in walk.into_iter().filter_entry(visible) {
         let entry = entry.map_err(|e| {

@@ -109,7 +109,6 @@ fn read_labels(path: &Path) -> Result<BTreeMap<String, u32>, FormatError> {
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, FormatError> {
-    serde_json::from_str(&read_text(path)?).map_err(|e| {
-        FormatError::malformed(path, e.to_string()).at(format!("line {}", e.line()))
-    })
+    serde_json::from_str(&read_text(path)?)
+        .map_err(|e| FormatError::malformed(path, e.to_string()).at(format!("line {}", e.line())))
 }

@@ -116,6 +116,7 @@ fn damaged(error: image::ImageError) -> DecodeError {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail")]
 mod tests {
     use super::*;
     use image::{GrayAlphaImage, ImageBuffer, Rgb, RgbaImage};

@@ -143,7 +143,7 @@ impl MediaDecoder {
 
 /// Refuses sizes of zero and beyond [`MAX_PIXELS`].
 fn check_size(width: usize, height: usize) -> Result<Size, DecodeError> {
-    let pixels = (width as u64).checked_mul(height as u64).unwrap_or(u64::MAX);
+    let pixels = (width as u64).saturating_mul(height as u64);
     match (u32::try_from(width), u32::try_from(height)) {
         (Ok(w), Ok(h)) if pixels > 0 && pixels <= MAX_PIXELS => Ok(Size::new(w, h)),
         _ => Err(DecodeError::Damaged(format!("a size of {width}x{height} pixels"))),

@@ -376,4 +376,5 @@ fn turn(from: &[u8], size: Size, rotation: u16, to: &mut [u8]) {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail")]
 mod tests;

@@ -31,7 +31,9 @@ impl FilesReader {
     fn path(&self, record: &Record) -> PathBuf {
         match &record.span {
             Span::File(path) => path.clone(),
-            Span::Range { .. } | Span::Cell { .. } => self.listing.entries[record.id.0 as usize].path.clone(),
+            Span::Range { .. } | Span::Cell { .. } => {
+                self.listing.entries[record.id.0 as usize].path.clone()
+            }
         }
     }
 }

@@ -130,8 +130,7 @@ impl Shard {
         // contract.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
         let map = Bytes::from_owner(map);
-        let options =
-            ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
+        let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
         let metadata =
             ArrowReaderMetadata::load(&map, options).map_err(|e| parquet_error(path, &e))?;
         let (leaf, kind) = payload_leaf(metadata.metadata()).ok_or_else(|| {
@@ -159,7 +158,8 @@ impl Shard {
                 return None;
             }
             for (page, length) in locations.iter().zip(lengths) {
-                let end = u64::try_from(page.offset).ok()? + u64::try_from(page.compressed_page_size).ok()?;
+                let end = u64::try_from(page.offset).ok()?
+                    + u64::try_from(page.compressed_page_size).ok()?;
                 ranges.push(end.checked_sub(u64::try_from(*length).ok()?)?..end);
             }
         }
@@ -173,12 +173,14 @@ impl Shard {
     ) -> Result<Vec<Row>, FormatError> {
         let schema = self.metadata.metadata().file_metadata().schema_descr();
         let others = (0..schema.num_columns()).filter(|leaf| *leaf != self.leaf);
-        let reader =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(self.map.clone(), self.metadata.clone())
-                .with_projection(ProjectionMask::leaves(schema, others))
-                .with_batch_size(4096)
-                .build()
-                .map_err(|e| parquet_error(&self.path, &e))?;
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(
+            self.map.clone(),
+            self.metadata.clone(),
+        )
+        .with_projection(ProjectionMask::leaves(schema, others))
+        .with_batch_size(4096)
+        .build()
+        .map_err(|e| parquet_error(&self.path, &e))?;
         let mut rows = Vec::new();
         for batch in reader {
             let batch = batch.map_err(|e| parquet_error(&self.path, &e))?;
@@ -215,10 +217,12 @@ impl Shard {
 
     /// The payload at `bytes` of the map, checked against the length stored before it.
     fn lend(&self, bytes: &std::ops::Range<u64>) -> Result<&[u8], FormatError> {
-        let damaged = || FormatError::malformed(&self.path, "the payload's length does not fit its page");
+        let damaged =
+            || FormatError::malformed(&self.path, "the payload's length does not fit its page");
         let (start, end) = (bytes.start as usize, bytes.end as usize);
         let payload = self.map.get(start..end).ok_or_else(damaged)?;
-        let prefix = start.checked_sub(4).and_then(|p| self.map.get(p..start)).ok_or_else(damaged)?;
+        let prefix =
+            start.checked_sub(4).and_then(|p| self.map.get(p..start)).ok_or_else(damaged)?;
         if prefix != (payload.len() as u32).to_le_bytes() {
             return Err(damaged());
         }
@@ -238,13 +242,15 @@ impl Shard {
         }
         let schema = metadata.file_metadata().schema_descr();
         let selection = RowSelection::from(vec![RowSelector::skip(inside), RowSelector::select(1)]);
-        let mut reader =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(self.map.clone(), self.metadata.clone())
-                .with_row_groups(vec![group])
-                .with_projection(ProjectionMask::leaves(schema, [self.leaf]))
-                .with_row_selection(selection)
-                .build()
-                .map_err(|e| parquet_error(&self.path, &e))?;
+        let mut reader = ParquetRecordBatchReaderBuilder::new_with_metadata(
+            self.map.clone(),
+            self.metadata.clone(),
+        )
+        .with_row_groups(vec![group])
+        .with_projection(ProjectionMask::leaves(schema, [self.leaf]))
+        .with_row_selection(selection)
+        .build()
+        .map_err(|e| parquet_error(&self.path, &e))?;
         let batch = match reader.next() {
             Some(batch) => batch.map_err(|e| parquet_error(&self.path, &e))?,
             None => return Err(FormatError::malformed(&self.path, "the row is not there")),

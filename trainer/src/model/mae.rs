@@ -96,7 +96,11 @@ impl Mae {
     ///
     /// # Errors
     /// When a parameter is missing.
-    pub fn predict<B: Backend>(&self, params: &Params<B>, x: Tensor<B, 2>) -> Result<Tensor<B, 2>, TrainError> {
+    pub fn predict<B: Backend>(
+        &self,
+        params: &Params<B>,
+        x: Tensor<B, 2>,
+    ) -> Result<Tensor<B, 2>, TrainError> {
         linear(params, "decoder_pred", layer_norm(params, "decoder_norm", x)?)
     }
 
@@ -122,7 +126,12 @@ impl<B: Backend> Params<B> {
 }
 
 /// Blocks of one width.
-pub(super) fn blocks(prefix: &str, width: Width, mlp_ratio: f64, projections: Projections) -> Blocks {
+pub(super) fn blocks(
+    prefix: &str,
+    width: Width,
+    mlp_ratio: f64,
+    projections: Projections,
+) -> Blocks {
     let Width { dim, depth, heads } = width;
     let hidden = (dim as f64 * mlp_ratio) as usize;
     Blocks { prefix: prefix.to_owned(), depth, dim, heads, hidden, projections }
@@ -153,7 +162,11 @@ pub(super) fn unshuffle<B: Backend>(
 }
 
 /// Adds the same table `[tokens, dim]` to each of `rows` sequences.
-pub(super) fn add_positions<B: Backend>(x: Tensor<B, 2>, table: Tensor<B, 2>, rows: usize) -> Tensor<B, 2> {
+pub(super) fn add_positions<B: Backend>(
+    x: Tensor<B, 2>,
+    table: Tensor<B, 2>,
+    rows: usize,
+) -> Tensor<B, 2> {
     let [tokens, dim] = table.dims();
     let y = x.reshape([rows, tokens, dim]) + table.unsqueeze::<3>();
     y.reshape([rows * tokens, dim])

@@ -126,7 +126,11 @@ impl MaeSt {
         let x = match self.form {
             MaeStForm::MaeSt => {
                 let x = unshuffle(x, mask, tokens, false)?;
-                let x = add_positions(x, separable_positions(params, "decoder_pos_embed")?, tokens.rows);
+                let x = add_positions(
+                    x,
+                    separable_positions(params, "decoder_pos_embed")?,
+                    tokens.rows,
+                );
                 let first = params.matrix_3d("decoder_cls_token")?;
                 prepend(first + params.matrix_3d("decoder_pos_embed_class")?, x, tokens.rows)
             }
@@ -143,7 +147,11 @@ impl MaeSt {
     ///
     /// # Errors
     /// When a parameter is missing.
-    pub fn predict<B: Backend>(&self, params: &Params<B>, x: Tensor<B, 2>) -> Result<Tensor<B, 2>, TrainError> {
+    pub fn predict<B: Backend>(
+        &self,
+        params: &Params<B>,
+        x: Tensor<B, 2>,
+    ) -> Result<Tensor<B, 2>, TrainError> {
         let [norm, head] = self.head_names();
         linear(params, &head, layer_norm(params, &norm, x)?)
     }
@@ -188,7 +196,10 @@ pub(super) fn separable_specs(name: &str, geometry: &Geometry, dim: usize) -> [P
 }
 
 /// Every token's position `[tokens, dim]`: the sum of its slot's and its cell's.
-pub(super) fn separable_positions<B: Backend>(params: &Params<B>, name: &str) -> Result<Tensor<B, 2>, TrainError> {
+pub(super) fn separable_positions<B: Backend>(
+    params: &Params<B>,
+    name: &str,
+) -> Result<Tensor<B, 2>, TrainError> {
     let space = params.get::<3>(&format!("{name}_spatial"))?;
     let time = params.get::<3>(&format!("{name}_temporal"))?;
     let [_, cells, dim] = space.dims();

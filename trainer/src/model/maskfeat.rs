@@ -7,7 +7,9 @@ use super::mae::{add_positions, blocks};
 use super::{Geometry, MaskedTokens, Width, patch_embed_specs};
 use crate::error::TrainError;
 use crate::init::{Init, ParamSpec};
-use crate::nn::{Blocks, Drops, LayerInit, Projections, drop_first, layer_norm, linear, prepend, select_rows};
+use crate::nn::{
+    Blocks, Drops, LayerInit, Projections, drop_first, layer_norm, linear, prepend, select_rows,
+};
 use crate::params::Params;
 
 /// MaskFeat: the encoder sees every token, hidden ones replaced by a learned token after the
@@ -71,7 +73,11 @@ impl MaskFeat {
     ///
     /// # Errors
     /// When a parameter is missing.
-    pub fn predict<B: Backend>(&self, params: &Params<B>, x: Tensor<B, 2>) -> Result<Tensor<B, 2>, TrainError> {
+    pub fn predict<B: Backend>(
+        &self,
+        params: &Params<B>,
+        x: Tensor<B, 2>,
+    ) -> Result<Tensor<B, 2>, TrainError> {
         linear(params, HEAD, layer_norm(params, NORM, x)?)
     }
 

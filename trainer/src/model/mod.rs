@@ -37,7 +37,9 @@ impl Width {
     pub fn check(self, key: &str) -> Result<Self, TrainError> {
         let Self { dim, depth, heads } = self;
         if dim == 0 || depth == 0 || heads == 0 || dim % heads != 0 {
-            let what = format!("dim {dim}, depth {depth}, heads {heads}: heads must divide dim, all above 0");
+            let what = format!(
+                "dim {dim}, depth {depth}, heads {heads}: heads must divide dim, all above 0"
+            );
             return Err(TrainError::recipe(key, what));
         }
         Ok(self)
@@ -45,7 +47,13 @@ impl Width {
 }
 
 /// The patch embedding's two parameters: weight `[dim, 3, (t,) h, w]` and bias.
-fn patch_embed_specs(prefix: &str, geometry: &Geometry, dim: usize, weight: Init, bias: Init) -> [ParamSpec; 2] {
+fn patch_embed_specs(
+    prefix: &str,
+    geometry: &Geometry,
+    dim: usize,
+    weight: Init,
+    bias: Init,
+) -> [ParamSpec; 2] {
     let [t, h, w] = geometry.patch;
     let mut shape = vec![dim, CHANNELS];
     if geometry.patch_3d {

@@ -20,9 +20,12 @@ impl Geometry {
     /// # Errors
     /// When the patches do not tile the input.
     pub fn new(input: [usize; 3], patch: [usize; 3], patch_3d: bool) -> Result<Self, TrainError> {
-        let tiles = (0..3).all(|i| patch[i] > 0 && input[i] >= patch[i] && input[i] % patch[i] == 0);
+        let tiles =
+            (0..3).all(|i| patch[i] > 0 && input[i] >= patch[i] && input[i] % patch[i] == 0);
         if !tiles || (!patch_3d && patch[0] != 1) {
-            let what = format!("patches of {patch:?} do not tile an input of {input:?} [frames, height, width]");
+            let what = format!(
+                "patches of {patch:?} do not tile an input of {input:?} [frames, height, width]"
+            );
             return Err(TrainError::recipe("patch", what));
         }
         Ok(Self { input, patch, patch_3d })
@@ -112,7 +115,8 @@ impl MaskedTokens {
     /// When the mask has another length.
     pub fn from_mask(mask: &[bool], rows: usize, tokens: usize) -> Result<Self, TrainError> {
         if mask.len() != rows * tokens {
-            let what = format!("a mask of {} values for {rows} rows of {tokens} tokens", mask.len());
+            let what =
+                format!("a mask of {} values for {rows} rows of {tokens} tokens", mask.len());
             return Err(TrainError::batch(what));
         }
         let numbers = |hidden: bool| (0..mask.len()).filter(move |i| mask[*i] == hidden);
@@ -137,7 +141,9 @@ impl MaskedTokens {
             return Err(TrainError::batch(what));
         }
         let rows = self.visible.chunks(self.visible_count).enumerate();
-        Ok(rows.flat_map(|(row, v)| v.iter().map(move |t| (row * self.tokens) as u32 + t)).collect())
+        Ok(rows
+            .flat_map(|(row, v)| v.iter().map(move |t| (row * self.tokens) as u32 + t))
+            .collect())
     }
 
     /// For every token of the batch the row of the encoder's output that holds it; `hidden`
@@ -162,7 +168,9 @@ impl MaskedTokens {
         let even = self.masked.len() == self.rows * hidden
             && self.masked.iter().enumerate().all(|(i, m)| *m as usize / self.tokens == i / hidden);
         if !even {
-            return Err(TrainError::batch("every sample must hide the same number of tokens for this decoder"));
+            return Err(TrainError::batch(
+                "every sample must hide the same number of tokens for this decoder",
+            ));
         }
         Ok(self.masked.iter().map(|m| m % self.tokens as u32).collect())
     }
@@ -182,7 +190,8 @@ pub fn argsort_mask(noise: &[f32], rows: usize, keep: usize) -> (MaskedTokens, V
             ranks[row * tokens + *token as usize] = rank as u32;
         }
         all.visible.extend_from_slice(&order[..keep]);
-        let mut hidden: Vec<u32> = order[keep..].iter().map(|t| (row * tokens) as u32 + t).collect();
+        let mut hidden: Vec<u32> =
+            order[keep..].iter().map(|t| (row * tokens) as u32 + t).collect();
         hidden.sort_unstable();
         all.masked.extend(hidden);
     }
@@ -208,7 +217,8 @@ mod tests {
 
     #[test]
     fn masks_become_indices() {
-        let t = MaskedTokens::from_mask(&[true, false, false, false, true, false], 2, 3).expect("fits");
+        let t =
+            MaskedTokens::from_mask(&[true, false, false, false, true, false], 2, 3).expect("fits");
         assert_eq!((t.visible.as_slice(), t.visible_count), ([1, 2, 0, 2].as_slice(), 2));
         assert_eq!(t.masked, [0, 4]);
         assert_eq!(t.visible_flat().expect("even"), [1, 2, 3, 5]);

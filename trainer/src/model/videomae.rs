@@ -98,7 +98,11 @@ impl VideoMae {
     ///
     /// # Errors
     /// When a parameter is missing.
-    pub fn predict<B: Backend>(&self, params: &Params<B>, x: Tensor<B, 2>) -> Result<Tensor<B, 2>, TrainError> {
+    pub fn predict<B: Backend>(
+        &self,
+        params: &Params<B>,
+        x: Tensor<B, 2>,
+    ) -> Result<Tensor<B, 2>, TrainError> {
         linear(params, "decoder.head", layer_norm(params, "decoder.norm", x)?)
     }
 

@@ -152,7 +152,12 @@ impl Vit {
         self.form != VitForm::VideoMae
     }
 
-    fn embed<B: Backend>(&self, params: &Params<B>, patches: Tensor<B, 2>, rows: usize) -> Result<Tensor<B, 2>, TrainError> {
+    fn embed<B: Backend>(
+        &self,
+        params: &Params<B>,
+        patches: Tensor<B, 2>,
+        rows: usize,
+    ) -> Result<Tensor<B, 2>, TrainError> {
         let x = linear(params, "patch_embed.proj", patches)?;
         match self.form {
             VitForm::VideoMae => {

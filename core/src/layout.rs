@@ -243,12 +243,12 @@ mod tests {
                 out.set_facts(row as u32, row as u64 + 7);
             }
             let batch_ref = BatchRef::new(&layout, buf.as_slice(), batch as usize);
-            for view in 0..views.len() {
-                let row_bytes = layout.views[view].pixels.row_bytes;
-                for (row, chunk) in batch_ref.pixels(view).chunks(row_bytes).enumerate() {
+            for (n, view) in views.iter().enumerate() {
+                let row_bytes = layout.views[n].pixels.row_bytes;
+                for (row, chunk) in batch_ref.pixels(n).chunks(row_bytes).enumerate() {
                     prop_assert!(chunk.iter().all(|b| *b == row as u8 + 1));
                 }
-                prop_assert_eq!(batch_ref.mask(view).is_some(), views[view].masked);
+                prop_assert_eq!(batch_ref.mask(n).is_some(), view.masked);
             }
             prop_assert_eq!(batch_ref.labels(), (0..batch).collect::<Vec<_>>());
             prop_assert_eq!(batch_ref.samples()[0], 7);

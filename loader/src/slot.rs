@@ -107,7 +107,6 @@ impl Batch {
     }
 
     /// Its rows.
-    #[expect(clippy::should_implement_trait, reason = "returns a view by value, not a reference")]
     pub fn as_ref(&self) -> BatchRef<'_> {
         BatchRef::new(&self.filling.layout, self.filling.memory.as_slice(), self.filling.rows)
     }

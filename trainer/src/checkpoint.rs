@@ -15,6 +15,7 @@ use tubelet_loader::Cursor;
 
 use crate::error::TrainError;
 use crate::init::ParamSpec;
+use crate::position::{Scale, resize_bicubic};
 use crate::weights::{Array, Weights};
 
 /// Checkpoints kept in a run's folder.
@@ -165,12 +166,15 @@ pub struct InitReport {
     pub missing: Vec<String>,
     /// Arrays of the file that the model does not have.
     pub unexpected: Vec<String>,
+    /// Position tables resampled to the model's grid: name, theirs, ours.
+    pub resized: Vec<(String, Vec<usize>, Vec<usize>)>,
     /// Arrays of another shape: name, theirs, ours.
     pub mismatched: Vec<(String, Vec<usize>, Vec<usize>)>,
 }
 
 /// Puts `theirs` into `ours` where names and shapes agree, after taking away the prefixes that
-/// pre-training adds (`encoder.`, `backbone.`, `module.`).
+/// pre-training adds (`encoder.`, `backbone.`, `module.`). Learned position tables of another square
+/// grid are resampled as MAE's `interpolate_pos_embed` does.
 pub fn initialise(ours: &mut Weights, specs: &[ParamSpec], theirs: Weights) -> InitReport {
     let theirs = theirs.renamed(|name| Some(strip_prefixes(name).to_owned()));
     let wanted: BTreeMap<&str, &ParamSpec> = specs.iter().map(|s| (s.name.as_str(), s)).collect();
@@ -184,14 +188,39 @@ pub fn initialise(ours: &mut Weights, specs: &[ParamSpec], theirs: Weights) -> I
                 report.loaded += 1;
                 ours.insert(name, array);
             }
-            Some(spec) => {
-                report.mismatched.push((name, array.shape, spec.shape.clone()));
-            }
+            Some(spec) => match resized_positions(&name, &array, &spec.shape) {
+                Some(table) => {
+                    found.insert(name.clone());
+                    ours.insert(name.clone(), table);
+                    report.resized.push((name, array.shape, spec.shape.clone()));
+                }
+                None => report.mismatched.push((name, array.shape, spec.shape.clone())),
+            },
         }
     }
     report.missing =
         wanted.keys().filter(|n| !found.contains(**n)).map(|n| (*n).to_owned()).collect();
     report
+}
+
+/// `table` `[1, extra + g·g, dim]` on the grid of `shape`; `None` where it is no position table or
+/// only its width differs.
+fn resized_positions(name: &str, table: &Array, shape: &[usize]) -> Option<Array> {
+    let extra = match name {
+        "pos_embed" => 1,
+        "pos_embed_spatial" => 0,
+        _ => return None,
+    };
+    let (&[1, rows, dim], &[1, wanted, width]) = (table.shape.as_slice(), shape) else {
+        return None;
+    };
+    let side = |rows: usize| {
+        let cells = rows.checked_sub(extra)?;
+        let side = cells.isqrt();
+        (side > 0 && side * side == cells).then_some([side, side])
+    };
+    let (from, to) = (side(rows)?, side(wanted)?);
+    (dim == width).then(|| resize_bicubic(table, extra, from, to, Scale::Sizes))
 }
 
 fn strip_prefixes(mut name: &str) -> &str {
@@ -297,5 +326,23 @@ mod tests {
         assert_eq!(report.missing, ["head.w", "norm.w"]);
         assert_eq!(report.unexpected, ["decoder.x"]);
         assert_eq!(report.mismatched[0].0, "norm.w");
+    }
+
+    #[test]
+    fn positions_of_another_grid_are_resampled() {
+        let specs = [ParamSpec::new("pos_embed", [1, 10, 4], Init::ZEROS)];
+        let mut ours = crate::init::draw(&specs, 0);
+        let mut table = Array::full([1, 17, 4], 3.0);
+        table.data[..4].fill(9.0);
+        let theirs: Weights = [("pos_embed".to_owned(), table)].into_iter().collect();
+        let report = initialise(&mut ours, &specs, theirs);
+        assert_eq!(report.resized, [("pos_embed".to_owned(), vec![1, 17, 4], vec![1, 10, 4])]);
+        assert!(report.missing.is_empty() && report.mismatched.is_empty());
+        let found = ours.require("pos_embed").expect("there");
+        assert_eq!(found.data[..4], [9.0; 4]);
+        assert!(found.data[4..].iter().all(|v| (v - 3.0).abs() < 1e-5));
+        let narrow: Weights =
+            [("pos_embed".to_owned(), Array::full([1, 17, 8], 0.0))].into_iter().collect();
+        assert_eq!(initialise(&mut ours, &specs, narrow).mismatched.len(), 1);
     }
 }

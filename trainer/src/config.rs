@@ -300,7 +300,8 @@ impl TrainConfig {
         if config.epochs == 0 || config.accumulate == 0 {
             return wrong("epochs", "epochs and accumulate must be at least 1");
         }
-        if !(config.base_lr > 0.0) || config.lr_per.is_some_and(|n| !(n > 0.0)) {
+        let positive = |x: f64| x > 0.0 && x.is_finite();
+        if !positive(config.base_lr) || !config.lr_per.is_none_or(positive) {
             return wrong("base_lr", "base_lr and lr_per must be above 0");
         }
         if !(0.0..1.0).contains(&config.drop_path) || !(0.0..1.0).contains(&config.dropout) {

@@ -163,8 +163,10 @@ impl Blocks {
         let tokens = x.dims()[0] / batch;
         let head = self.dim / self.heads;
         let split = |y: Tensor<B, 2>| y.reshape([batch, tokens, self.heads, head]).swap_dims(1, 2);
-        let [q, k, v] = self.projections(params, name, x)?.map(split);
-        let scores = (q * (head as f64).powf(-0.5)).matmul(k.transpose());
+        let [q, k, v] = self.projections(params, name, x)?;
+        let scale = (head as f64).powf(-0.5);
+        let [q, k, v] = [q * scale, k, v].map(split);
+        let scores = q.matmul(k.transpose());
         let mixed = softmax(scores, 3).matmul(v);
         let rows = mixed.swap_dims(1, 2).reshape([batch * tokens, self.dim]);
         linear(params, &format!("{name}.proj"), rows)

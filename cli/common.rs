@@ -31,6 +31,19 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     if configuration { 2 } else { 1 }
 }
 
+/// The error and its causes, those left out that an outer message tells already.
+pub(crate) fn error_text(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 /// A data set on the command line.
 #[derive(Args, Clone)]
 pub(crate) struct DataArgs {

@@ -22,26 +22,26 @@ pub(super) fn looks_like(root: &Path, split: &str) -> bool {
     })
 }
 
-/// Lists `root/split`, or `root` itself where that is the split's folder. Classes are those of the
-/// `train` folder where there is one, so that all splits agree.
+/// Lists `root/split`, or `root` itself where that is the split's folder. Classes are the folders of
+/// all splits together, so that they agree.
 pub(super) fn list(root: &Path, split: &str) -> Result<Listing, FormatError> {
     let inside = root.join(split);
     let base = if inside.is_dir() { inside } else { root.to_owned() };
     let mut listing = list_classes(root, &base)?;
-    let train = root.join("train");
-    if train.is_dir() && train != base {
-        let mut all: BTreeSet<String> = listing.classes.iter().cloned().collect();
-        for folder in sorted(&train)?.into_iter().filter(|p| p.is_dir()) {
-            if let Some(name) = folder.file_name() {
-                all.insert(name.to_string_lossy().into_owned());
-            }
+    let mut all: BTreeSet<String> = listing.classes.iter().cloned().collect();
+    for other in SPLITS.map(|name| root.join(name)).iter().filter(|f| f.is_dir() && **f != base) {
+        for folder in sorted(other)?.into_iter().filter(|p| p.is_dir()) {
+            all.extend(folder.file_name().map(|n| n.to_string_lossy().into_owned()));
         }
-        let all: Vec<String> = all.into_iter().collect();
-        for entry in &mut listing.entries {
-            let name = entry.label.and_then(|l| listing.classes.get(l as usize));
-            entry.label = name.and_then(|n| all.binary_search(n).ok()).map(|l| l as u32);
-        }
-        listing.classes = all;
     }
+    let all: Vec<String> = all.into_iter().collect();
+    for entry in &mut listing.entries {
+        let name = entry.label.and_then(|l| listing.classes.get(l as usize));
+        entry.label = name.and_then(|n| all.binary_search(n).ok()).map(|l| l as u32);
+    }
+    listing.classes = all;
     Ok(listing)
 }
+
+/// Folders that hold splits of one data set.
+const SPLITS: [&str; 3] = ["train", "val", "test"];

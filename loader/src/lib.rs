@@ -5,7 +5,7 @@
 //! GPU; the memory its batches live in comes from a [`HostMemory`].
 //!
 //! One sample's way: [`order`] says which sample comes when, the dispatcher reserves its rows in a
-//! free slot ([`slot`]), a worker ([`worker`]) reads, plans, decodes, renders and commits, and
+//! free slot ([`slot`]), a worker (`worker`) reads, plans, decodes, renders and commits, and
 //! [`batches`] hands out full slots in order. [`stats`] times every stage and every queue.
 
 pub mod batches;

@@ -1,9 +1,9 @@
 //! Burn models, losses, pre-training, fine-tuning and checkpoints.
 //!
 //! A recipe's tables ([`config`]) describe a network ([`model`], made of [`nn`]) over named
-//! parameters ([`params`], [`weights`], [`init`]); [`feed`] brings batches, [`pretrain`] and
-//! [`finetune`] train with [`optim`], [`schedule`], [`layer_decay`] and [`ema`], [`checkpoint`] stores,
-//! [`evaluate`] scores. No other crate knows Burn.
+//! parameters ([`params`], [`weights`], [`init`]); [`feed`] brings batches, [`mod@pretrain`] and
+//! [`mod@finetune`] train with [`optim`], [`schedule`], [`layer_decay`] and [`ema`], [`checkpoint`] stores,
+//! [`mod@evaluate`] scores. No other crate knows Burn.
 
 pub mod checkpoint;
 pub mod config;

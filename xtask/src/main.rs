@@ -21,6 +21,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("libavcodec-dev", "FFmpeg: codecs"),
     ("libavformat-dev", "FFmpeg: containers"),
     ("libavutil-dev", "FFmpeg: common parts"),
+    ("libavfilter-dev", "FFmpeg: filters"),
     ("libswscale-dev", "FFmpeg: pixel formats"),
     ("libclang-dev", "bindings to FFmpeg"),
     ("clang", "bindings to FFmpeg"),

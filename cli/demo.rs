@@ -59,7 +59,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<bool> {
 
     let base = args.out.join("pretrain");
     let pretrained = timed(&mut times, "pre-training", || {
-        Ok(pretrain(&options(args, &recipe, &shards, &base, args.seed)?)?)
+        Ok(pretrain(&options(&recipe, &shards, &base, args.seed)?)?)
     })?;
     let seeds = if args.full { 3 } else { 1 };
     let mut outcomes = Vec::new();
@@ -119,17 +119,10 @@ fn draw_preview(shards: &Path, preview: &Path) -> Result<()> {
     crate::preview::draw(shards, "videomae-tiny", 4, preview)
 }
 
-fn options(
-    args: &DemoArgs,
-    recipe: &RecipeFile,
-    shards: &Path,
-    out: &Path,
-    seed: u64,
-) -> Result<RunOptions> {
+fn options(recipe: &RecipeFile, shards: &Path, out: &Path, seed: u64) -> Result<RunOptions> {
     if out.exists() {
         std::fs::remove_dir_all(out).with_context(|| out.display().to_string())?;
     }
-    let _ = args;
     Ok(RunOptions {
         recipe: recipe.clone(),
         data: shards.join("train"),
@@ -160,7 +153,7 @@ fn tune(
         let out = args.out.join(format!("{kind}-{n}"));
         let val = OpenOptions { split: "val".to_owned(), ..OpenOptions::default() };
         let summary = finetune(&FinetuneOptions {
-            run: options(args, recipe, shards, &out, args.seed + n)?,
+            run: options(recipe, shards, &out, args.seed + n)?,
             val: Some((shards.join("val"), val)),
             init: init.map(Path::to_owned),
         })?;

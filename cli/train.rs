@@ -1,6 +1,6 @@
 //! `tubelet pretrain`, `tubelet finetune`, `tubelet eval`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -123,15 +123,13 @@ pub(crate) struct EvalArgs {
 
 pub(crate) fn pretrain(args: &PretrainArgs) -> Result<bool> {
     let summary = tubelet_trainer::pretrain(&args.run.options()?)?;
-    eprintln!(
-        "{} steps, {} parameters, last loss {:.4}, {:.1} s, {:.1} % of it waiting for data, {} samples dropped; in {}",
+    print_run(
+        &args.run.out,
         summary.steps,
         summary.parameters,
         summary.last_loss,
-        summary.seconds,
-        100.0 * summary.data_wait,
+        [summary.seconds, summary.data_wait],
         summary.loader.dropped,
-        args.run.out.display()
     );
     Ok(true)
 }
@@ -149,15 +147,13 @@ pub(crate) fn finetune(args: &FinetuneArgs) -> Result<bool> {
     if let Some(report) = &summary.init {
         print_init(report);
     }
-    eprintln!(
-        "{} steps, {} parameters, last loss {:.4}, {:.1} s, {:.1} % of it waiting for data, {} samples dropped; in {}",
+    print_run(
+        &args.run.out,
         summary.steps,
         summary.parameters,
         summary.last_loss,
-        summary.seconds,
-        100.0 * summary.data_wait,
+        [summary.seconds, summary.data_wait],
         summary.loader.dropped,
-        args.run.out.display()
     );
     if let Some(accuracy) = &summary.accuracy {
         print_accuracy(accuracy);
@@ -174,6 +170,22 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<bool> {
         print_accuracy(&accuracy);
     }
     Ok(true)
+}
+
+/// What a run did; `time` is its seconds and the share of them spent waiting for data.
+fn print_run(
+    out: &Path,
+    steps: u64,
+    parameters: usize,
+    loss: f64,
+    [seconds, wait]: [f64; 2],
+    dropped: u64,
+) {
+    eprintln!(
+        "{steps} steps, {parameters} parameters, last loss {loss:.4}, {seconds:.1} s, {:.1} % of it waiting for data, {dropped} samples dropped; in {}",
+        100.0 * wait,
+        out.display()
+    );
 }
 
 fn print_accuracy(accuracy: &Accuracy) {

@@ -183,9 +183,7 @@ impl Recipe {
                 scratch.draw(view, source, clip.size(), out);
             }
             if let (Some(out), Some(mask)) = (row.mask(index), &view.mask) {
-                for (out, masked) in out.iter_mut().zip(mask.as_slice()) {
-                    *out = u8::from(*masked);
-                }
+                mask.write_bytes(out);
             }
         }
         Ok(())

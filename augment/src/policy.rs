@@ -1,10 +1,12 @@
 //! Which tokens a recipe hides: the closed set of mask families.
 
+mod resolve;
+
 use tubelet_core::{Mask, PatchGrid, SampleRng};
 
-use crate::mask;
-use crate::mask::block::BlockSpec;
-use crate::recipe::{CountRule, MaskFile};
+use crate::mask::{self, BlockSpec, CubeSpec, GroupSpec, IbotSpec, MvmMode, ToppedSpec, mvm};
+
+pub use resolve::MaskProblem;
 
 /// A mask family with its counts resolved for one token grid.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,52 +23,163 @@ pub enum MaskPolicy {
         /// Tokens hidden in each time slot.
         masked: usize,
     },
-    /// Rectangles until at most `count` tokens are hidden.
-    Block(BlockSpec),
+    /// Whole time slots.
+    Frame {
+        /// Time slots hidden.
+        slots: usize,
+    },
+    /// Units of several tokens.
+    Grid {
+        /// Tokens of a unit along time, height and width.
+        unit: [u32; 3],
+        /// Units hidden.
+        masked: usize,
+    },
+    /// Rectangles until at most a count is hidden; the same in every time slot.
+    Block {
+        /// Tokens of a unit along time, height and width.
+        unit: [u32; 3],
+        /// Counts in units.
+        spec: BlockSpec,
+    },
+    /// Rectangles topped up to an exact count.
+    Topped(ToppedSpec),
+    /// Rectangles or tokens of a share drawn for each crop.
+    Ibot(IbotSpec),
+    /// Boxes in space and time.
+    Cube {
+        /// Tokens of a unit along time, height and width.
+        unit: [u32; 3],
+        /// Counts in units.
+        spec: CubeSpec,
+    },
+    /// `masked` tokens anywhere, dealt into folds.
+    MultiFold {
+        /// Tokens hidden.
+        masked: usize,
+        /// Folds, each a further pass.
+        folds: usize,
+    },
+    /// Two complementary halves.
+    Halves,
+    /// Blocks through time, each group a mask.
+    MultiBlock(Vec<GroupSpec>),
+    /// A tube for the encoder, a running cell for the decoder.
+    RunningCell {
+        /// Tokens of a plane hidden from the encoder.
+        masked: usize,
+        /// Tokens of each cell of four the decoder leaves out.
+        hidden: usize,
+    },
+    /// Tokens left out, nothing reconstructed.
+    DropToken {
+        /// Tokens that go on.
+        keep: usize,
+    },
+    /// Single tokens or cuboids, one kind a sample.
+    Mvm {
+        /// The kinds, each as likely.
+        modes: Vec<MvmMode>,
+        /// Probability of a single token.
+        p: f64,
+    },
 }
 
 impl MaskPolicy {
-    /// The policy of a recipe for `grid`, with the count rounded as its reference does.
-    pub fn resolve(file: MaskFile, grid: PatchGrid) -> Self {
-        match file {
-            MaskFile::Random { ratio, count } => {
-                let tokens = grid.len();
-                let masked = match count {
-                    CountRule::KeepFloor => tokens - mask::keep_truncated(tokens, ratio),
-                    CountRule::MaskedFloor => mask::masked_truncated(tokens, ratio),
-                    CountRule::MaskedCeil => mask::masked_ceil(tokens, ratio),
-                };
-                Self::Random { masked }
+    /// Most tokens it can hide; exactly that many where [`MaskPolicy::is_exact`].
+    pub fn most_masked(&self, grid: PatchGrid) -> usize {
+        let slots = grid.t as usize;
+        let tokens = |unit: &[u32; 3]| unit.iter().product::<u32>() as usize;
+        match self {
+            Self::None => 0,
+            Self::Random { masked } | Self::MultiFold { masked, .. } => *masked,
+            Self::Tube { masked } | Self::RunningCell { masked, .. } => masked * slots,
+            Self::Frame { slots } => slots * grid.plane(),
+            Self::Grid { unit, masked } => masked * tokens(unit),
+            Self::Block { unit, spec } => spec.count * tokens(unit) * slots,
+            Self::Topped(spec) => spec.masked * slots,
+            Self::Ibot(spec) => {
+                let most = spec.ratios.iter().map(|[r, v]| r + v).fold(0.0, f64::max);
+                (most * grid.plane() as f64) as usize * slots
             }
-            MaskFile::Tube { ratio } => {
-                Self::Tube { masked: mask::masked_truncated(grid.plane(), ratio) }
-            }
-            MaskFile::Block { ratio, min, max } => {
-                let count = mask::masked_round(grid.plane(), ratio);
-                let min = min.map_or(count / 5, |m| m as usize);
-                let max = max.map_or(count, |m| m as usize);
-                Self::Block(BlockSpec::new(count, min, max))
-            }
+            Self::Cube { unit, spec } => spec.count * tokens(unit),
+            Self::Halves => grid.len() / 2,
+            Self::MultiBlock(_) => grid.len() - 1,
+            Self::DropToken { keep } => grid.len() - keep,
+            Self::Mvm { .. } => grid.len(),
         }
     }
 
-    /// Most tokens it can hide; exactly that many except for [`MaskPolicy::Block`].
-    pub fn most_masked(&self, grid: PatchGrid) -> usize {
+    /// Whether every draw hides the same number of tokens. Where not, rows of a batch are ragged and
+    /// come with their counts.
+    pub const fn is_exact(&self) -> bool {
+        !matches!(
+            self,
+            Self::Block { .. }
+                | Self::Ibot(_)
+                | Self::Cube { .. }
+                | Self::MultiBlock(_)
+                | Self::Mvm { .. }
+        )
+    }
+
+    /// Further passes that a mask carries ([`Mask::passes`]).
+    pub const fn passes(&self) -> usize {
         match self {
-            Self::None => 0,
-            Self::Random { masked } => *masked,
-            Self::Tube { masked } => masked * grid.t as usize,
-            Self::Block(spec) => spec.count * grid.t as usize,
+            Self::MultiFold { folds, .. } => *folds,
+            Self::Halves | Self::RunningCell { .. } => 1,
+            Self::MultiBlock(groups) => groups.len().saturating_sub(1),
+            _ => 0,
         }
+    }
+
+    /// Whether a further pass predicts what it does not see and so has targets of its own.
+    pub const fn passes_predict(&self) -> bool {
+        matches!(self, Self::Halves | Self::MultiBlock(_))
+    }
+
+    /// Whether hidden tokens are reconstructed.
+    pub const fn reconstructs(&self) -> bool {
+        !matches!(self, Self::None | Self::DropToken { .. })
     }
 
     /// Draws a mask; `None` where nothing is hidden.
     pub fn draw(&self, grid: PatchGrid, rng: &mut SampleRng) -> Option<Mask> {
-        match self {
-            Self::None => None,
-            Self::Random { masked } => Some(mask::random(grid, grid.len() - masked, rng)),
-            Self::Tube { masked } => Some(mask::tube(grid, *masked, rng)),
-            Self::Block(spec) => Some(mask::block(grid, spec, rng)),
-        }
+        Some(match self {
+            Self::None => return None,
+            Self::Random { masked } => mask::random(grid, grid.len() - masked, rng),
+            Self::Tube { masked } => mask::tube(grid, *masked, rng),
+            Self::Frame { slots } => mask::frame(grid, *slots, rng),
+            Self::Grid { unit, masked } => {
+                over_units(grid, *unit, |units| mask::random(units, units.len() - masked, rng))
+            }
+            Self::Block { unit, spec } => {
+                over_units(grid, *unit, |units| mask::block(units, spec, rng))
+            }
+            Self::Topped(spec) => mask::topped(grid, spec, rng),
+            Self::Ibot(spec) => mask::ibot(grid, spec, rng),
+            Self::Cube { unit, spec } => {
+                over_units(grid, *unit, |units| mask::cube(units, spec, rng))
+            }
+            Self::MultiFold { masked, folds } => mask::multi_fold(grid, *masked, *folds, rng),
+            Self::Halves => mask::halves(grid, rng),
+            Self::MultiBlock(groups) => mask::multi_block(grid, groups, rng),
+            Self::RunningCell { masked, hidden } => mask::running_cell(grid, *masked, *hidden, rng),
+            Self::DropToken { keep } => mask::drop_token(grid, *keep, rng),
+            Self::Mvm { modes, p } => match modes[rng.below(modes.len() as u32) as usize] {
+                MvmMode::Block => mvm::cuboids(grid, grid.t, rng),
+                MvmMode::Random | MvmMode::Attended => mvm::bernoulli(grid, *p, rng),
+            },
+        })
     }
 }
+
+/// Draws over units and gives every token the fate of its unit.
+fn over_units(grid: PatchGrid, unit: [u32; 3], draw: impl FnOnce(PatchGrid) -> Mask) -> Mask {
+    let [t, h, w] = unit;
+    let coarse = draw(PatchGrid::new(grid.t / t, grid.h / h, grid.w / w));
+    if unit == [1; 3] { coarse } else { mask::repeat_units(&coarse, unit) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use tubelet_core::layout::ViewShape;
 use tubelet_core::{BatchLayout, PatchGrid, PatchSize, Size};
 
+use crate::mask::MaskFile;
 use crate::normalise::{IMAGENET, INCEPTION, Normalise, SLOWFAST};
-use crate::policy::MaskPolicy;
+use crate::policy::{MaskPolicy, MaskProblem};
 use crate::resample::Filter;
 use crate::target::hog::HogSpec;
 use crate::target::pixels::{FrameChoice, PatchNorm};
@@ -319,47 +320,6 @@ impl Resize {
     }
 }
 
-/// Which tokens are hidden.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "policy", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum MaskFile {
-    /// Any tokens, all alike.
-    Random {
-        /// Share hidden.
-        ratio: f64,
-        /// How the count is rounded.
-        #[serde(default)]
-        count: CountRule,
-    },
-    /// The same plane of tokens in every time slot.
-    Tube {
-        /// Share hidden.
-        ratio: f64,
-    },
-    /// Rectangles, as BEiT and MaskFeat draw them.
-    Block {
-        /// Share hidden at most; the count is rounded to the nearest token.
-        ratio: f64,
-        /// Smallest rectangle in tokens; a fifth of the count where absent (MaskFeat).
-        min: Option<u32>,
-        /// Largest rectangle in tokens; the count where absent.
-        max: Option<u32>,
-    },
-}
-
-/// How a ratio becomes a count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum CountRule {
-    /// kept = ⌊L·(1 − ratio)⌋: MAE, MAE-ST, FastMIM.
-    #[default]
-    KeepFloor,
-    /// masked = ⌊L·ratio⌋: VideoMAE, MVD, OmniMAE.
-    MaskedFloor,
-    /// masked = ⌈L·ratio⌉: SimMIM.
-    MaskedCeil,
-}
-
 /// What is to be predicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
@@ -372,6 +332,8 @@ pub enum TargetFile {
         #[serde(default)]
         frames: FrameChoice,
     },
+    /// What a teacher, tokenizer or second view gives: nothing is computed from the pixels here.
+    Teacher {},
     /// Histograms of oriented gradients of the masked tokens.
     Hog {
         /// Orientation bins.
@@ -641,6 +603,7 @@ impl Checker<'_> {
         let frames = clip.map_or(1, ClipRule::frames);
         let patch = self.patch(frames)?;
         let grid = self.grid(patch, frames)?;
+        let mask = self.mask(grid, patch)?;
         Ok(Recipe {
             name: self.file.name.clone(),
             stage: self.stage,
@@ -654,8 +617,8 @@ impl Checker<'_> {
             crop: self.crop()?,
             flip: self.table.flip,
             resize: self.table.resize,
-            mask: self.mask(grid)?,
-            target: self.target(patch, frames)?,
+            target: self.target(patch, frames, &mask)?,
+            mask,
         })
     }
 
@@ -768,8 +731,8 @@ impl Checker<'_> {
         Ok(crop.clone())
     }
 
-    fn mask(&self, grid: PatchGrid) -> Result<MaskPolicy, RecipeError> {
-        let Some(mask) = self.table.mask else {
+    fn mask(&self, grid: PatchGrid, patch: PatchSize) -> Result<MaskPolicy, RecipeError> {
+        let Some(mask) = &self.table.mask else {
             if self.stage == Stage::Pretrain {
                 return Err(self.error("mask", "absent", "masked pre-training needs a mask"));
             }
@@ -778,26 +741,20 @@ impl Checker<'_> {
         if self.stage != Stage::Pretrain {
             return Err(self.error("mask", mask, "only pre-training masks"));
         }
-        let (MaskFile::Random { ratio, .. }
-        | MaskFile::Tube { ratio }
-        | MaskFile::Block { ratio, .. }) = mask;
-        if !(ratio > 0.0 && ratio < 1.0) {
-            return Err(self.error("mask.ratio", ratio, "between 0 and 1, both excluded"));
-        }
-        let policy = MaskPolicy::resolve(mask, grid);
-        let most = policy.most_masked(grid);
-        if most == 0 || most >= grid.len() {
-            let valid = format!("hides {most} of the {} tokens of grid {grid}", grid.len());
-            return Err(self.error("mask.ratio", ratio, valid));
-        }
-        if matches!(policy, MaskPolicy::Block(_)) && grid.t != 1 {
-            return Err(self.error("mask.policy", "block", "needs a grid of one time slot"));
-        }
-        Ok(policy)
+        MaskPolicy::resolve(mask, grid, patch).map_err(|MaskProblem { key, value, valid }| {
+            let (recipe, key) = (self.file.name.clone(), format!("{}.mask.{key}", self.stage));
+            RecipeError::Value { recipe, key, value, valid }
+        })
     }
 
-    fn target(&self, patch: PatchSize, frames: u32) -> Result<TargetSpec, RecipeError> {
+    fn target(
+        &self,
+        patch: PatchSize,
+        frames: u32,
+        mask: &MaskPolicy,
+    ) -> Result<TargetSpec, RecipeError> {
         let target = match (self.stage, self.table.target) {
+            (Stage::Pretrain, None) if !mask.reconstructs() => return Ok(TargetSpec::None),
             (Stage::Pretrain, None) => {
                 return Err(self.error("target", "absent", "pre-training needs a target"));
             }
@@ -806,6 +763,7 @@ impl Checker<'_> {
             (_, None) => return Ok(TargetSpec::None),
         };
         match target {
+            TargetFile::Teacher {} => Ok(TargetSpec::None),
             TargetFile::Pixels { norm, frames: choice } => {
                 let chosen = choice.indices(frames).len() as u32;
                 if chosen % (frames / patch.t) != 0 || chosen == 0 {

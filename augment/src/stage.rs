@@ -39,10 +39,33 @@ pub struct HostTensors {
     pub targets: Vec<f32>,
     /// Numbers a target has.
     pub target_dim: usize,
+    /// Further passes of the mask: folds, the other half, other blocks, the decoder's choice.
+    pub passes: Vec<Pass>,
     /// `[rows]`, class; [`tubelet_core::layout::NO_LABEL`] where there is none.
     pub labels: Vec<u32>,
     /// `[rows]`, sample number.
     pub samples: Vec<u64>,
+}
+
+/// One way to divide the tokens of each row into visible and masked ones. Lists are ascending;
+/// rows shorter than the longest repeat their last index (0 where there is none).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pass {
+    /// `[rows, tokens]`, `true` = hidden in this pass.
+    pub mask: Vec<bool>,
+    /// `[rows, max_visible]`.
+    pub visible: Vec<u32>,
+    /// Most visible tokens of a row.
+    pub max_visible: usize,
+    /// `[rows, max_masked]`.
+    pub masked: Vec<u32>,
+    /// How many of a row's masked indices are real; the row's other tokens are visible.
+    pub masked_count: Vec<u32>,
+    /// Most masked tokens of a row.
+    pub max_masked: usize,
+    /// `[rows, max_masked, target_dim]` where this pass predicts what it does not see, else empty;
+    /// padding is zero.
+    pub targets: Vec<f32>,
 }
 
 /// Turns batches into [`HostTensors`], rows in parallel on rayon's threads.
@@ -51,12 +74,20 @@ pub struct HostStage {
     normalise: Normalise,
     patch: PatchSize,
     target: TargetSpec,
+    passes: usize,
+    passes_predict: bool,
 }
 
 impl HostStage {
     /// The stage of `recipe`.
     pub fn new(recipe: &Recipe) -> Self {
-        Self { normalise: recipe.normalise(), patch: recipe.patch(), target: recipe.target() }
+        Self {
+            normalise: recipe.normalise(),
+            patch: recipe.patch(),
+            target: recipe.target(),
+            passes: recipe.mask().passes(),
+            passes_predict: recipe.mask().passes_predict(),
+        }
     }
 
     /// Numbers a masked token's target has; 0 where there is no target.
@@ -87,7 +118,7 @@ impl HostStage {
             ..HostTensors::default()
         };
         if let Some(mask) = batch.mask(0) {
-            out.set_mask(mask);
+            out.set_mask(mask, self.passes);
         }
         let row_floats = 3 * frames as usize * size.area();
         out.pixels = vec![0.0; out.rows * row_floats];
@@ -97,27 +128,44 @@ impl HostStage {
             .for_each(|(floats, bytes)| {
                 self.normalise.apply(bytes, frames as usize, size, floats);
             });
-        if out.target_dim > 0 && out.max_masked > 0 {
-            self.fill_targets(&mut out, row_floats, size);
+        if out.target_dim > 0 {
+            out.targets = self.targets(&out, &out.masked, &out.masked_count, out.max_masked);
+            if self.passes_predict {
+                for k in 0..out.passes.len() {
+                    let pass = &out.passes[k];
+                    out.passes[k].targets =
+                        self.targets(&out, &pass.masked, &pass.masked_count, pass.max_masked);
+                }
+            }
         }
         out
     }
 
-    fn fill_targets(&self, out: &mut HostTensors, row_floats: usize, size: Size) {
-        let row_targets = out.max_masked * out.target_dim;
-        let mut targets = vec![0.0; out.rows * row_targets];
-        let frames = out.frames as u32;
+    /// Targets of the masked tokens of all rows, `[rows, max_masked, dim]`.
+    fn targets(
+        &self,
+        batch: &HostTensors,
+        masked: &[u32],
+        counts: &[u32],
+        max_masked: usize,
+    ) -> Vec<f32> {
+        if max_masked == 0 {
+            return Vec::new();
+        }
+        let size = Size::new(batch.width as u32, batch.height as u32);
+        let (frames, dim) = (batch.frames as u32, batch.target_dim);
+        let mut targets = vec![0.0; batch.rows * max_masked * dim];
         targets
-            .par_chunks_exact_mut(row_targets)
-            .zip(out.pixels.par_chunks_exact(row_floats))
-            .zip(out.masked.par_chunks_exact(out.max_masked))
-            .zip(&out.masked_count)
+            .par_chunks_exact_mut(max_masked * dim)
+            .zip(batch.pixels.par_chunks_exact(3 * batch.frames * size.area()))
+            .zip(masked.par_chunks_exact(max_masked))
+            .zip(counts)
             .for_each_init(HogScratch::default, |scratch, (((targets, pixels), masked), count)| {
                 let tokens = &masked[..*count as usize];
-                let targets = &mut targets[..tokens.len() * out.target_dim];
+                let targets = &mut targets[..tokens.len() * dim];
                 self.row_targets(pixels, frames, size, tokens, targets, scratch);
             });
-        out.targets = targets;
+        targets
     }
 
     /// Targets of the listed tokens of one row.
@@ -151,29 +199,80 @@ impl HostStage {
 }
 
 impl HostTensors {
-    /// Fills the mask and both index lists from u8 `[rows, tokens]`.
-    fn set_mask(&mut self, mask: &[u8]) {
-        self.mask = mask.iter().map(|m| *m != 0).collect();
-        let rows = || self.mask.chunks_exact(self.tokens);
-        let masked_count: Vec<u32> =
-            rows().map(|row| row.iter().filter(|m| **m).count() as u32).collect();
-        self.max_masked = masked_count.iter().copied().max().unwrap_or(0) as usize;
-        let least = masked_count.iter().copied().min().unwrap_or(0) as usize;
-        self.max_visible = self.tokens - least;
-        let indices = |want: bool, width: usize| {
-            let mut all = Vec::with_capacity(self.rows * width);
-            for row in rows() {
-                let start = all.len();
-                all.extend(
-                    row.iter().enumerate().filter(|(_, m)| **m == want).map(|(i, _)| i as u32),
-                );
-                let last = if all.len() > start { all[all.len() - 1] } else { 0 };
-                all.resize(start + width, last);
-            }
-            all
-        };
-        let visible = indices(false, self.max_visible);
-        let masked = indices(true, self.max_masked);
-        (self.visible, self.masked, self.masked_count) = (visible, masked, masked_count);
+    /// Fills the mask, its lists and those of the further passes from u8 `[rows, tokens]`.
+    fn set_mask(&mut self, bytes: &[u8], passes: usize) {
+        let mut first = Pass::new(bytes, 0, self.tokens);
+        self.mask = std::mem::take(&mut first.mask);
+        self.visible = first.visible;
+        self.max_visible = first.max_visible;
+        self.masked = first.masked;
+        self.masked_count = first.masked_count;
+        self.max_masked = first.max_masked;
+        self.passes = (1..=passes).map(|bit| Pass::new(bytes, bit, self.tokens)).collect();
+    }
+}
+
+impl Pass {
+    /// The pass in bit `bit` of u8 `[rows, tokens]`.
+    fn new(bytes: &[u8], bit: usize, tokens: usize) -> Self {
+        let mask: Vec<bool> = bytes.iter().map(|byte| byte >> bit & 1 == 1).collect();
+        let count = |row: &[bool]| row.iter().filter(|m| **m).count() as u32;
+        let masked_count: Vec<u32> = mask.chunks_exact(tokens).map(count).collect();
+        let max_masked = masked_count.iter().copied().max().unwrap_or(0) as usize;
+        let max_visible = tokens - masked_count.iter().copied().min().unwrap_or(0) as usize;
+        Self {
+            visible: indices(&mask, tokens, false, max_visible),
+            masked: indices(&mask, tokens, true, max_masked),
+            targets: Vec::new(),
+            mask,
+            max_visible,
+            masked_count,
+            max_masked,
+        }
+    }
+}
+
+/// Ascending indices of each row's entries that are `want`, padded to `width`.
+fn indices(mask: &[bool], tokens: usize, want: bool, width: usize) -> Vec<u32> {
+    let mut all = Vec::with_capacity(mask.len() / tokens.max(1) * width);
+    for row in mask.chunks_exact(tokens) {
+        let start = all.len();
+        all.extend(row.iter().enumerate().filter(|(_, m)| **m == want).map(|(i, _)| i as u32));
+        let last = if all.len() > start { all[all.len() - 1] } else { 0 };
+        all.resize(start + width, last);
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ragged_rows_are_padded_and_counted() {
+        // Two rows of four tokens; bit 1 is a further pass.
+        let bytes = [1, 0, 3, 0, 2, 2, 0, 1];
+        let mut out = HostTensors { rows: 2, tokens: 4, ..HostTensors::default() };
+        out.set_mask(&bytes, 1);
+        assert_eq!((out.masked_count.as_slice(), out.max_masked), ([2, 1].as_slice(), 2));
+        assert_eq!(out.masked, [0, 2, 3, 3]);
+        assert_eq!((out.visible.as_slice(), out.max_visible), ([1, 3, 3, 0, 1, 2].as_slice(), 3));
+        let pass = &out.passes[0];
+        assert_eq!(
+            (pass.masked.as_slice(), pass.masked_count.as_slice()),
+            ([2, 2, 0, 1].as_slice(), [1, 2].as_slice())
+        );
+        assert_eq!(pass.visible, [0, 1, 3, 2, 3, 3]);
+    }
+
+    #[test]
+    fn a_row_without_a_masked_token_counts_zero() {
+        let mut out = HostTensors { rows: 2, tokens: 2, ..HostTensors::default() };
+        out.set_mask(&[0, 0, 0, 1], 0);
+        assert_eq!(
+            (out.masked.as_slice(), out.masked_count.as_slice()),
+            ([0, 1].as_slice(), [0, 1].as_slice())
+        );
+        assert!(out.passes.is_empty());
     }
 }

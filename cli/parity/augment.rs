@@ -4,6 +4,7 @@ mod frames;
 mod statistics;
 
 use anyhow::{Result, anyhow, ensure};
+use tubelet_augment::mask;
 use tubelet_augment::normalise::{IMAGENET, Normalise};
 use tubelet_augment::resample::{Filter, Resampler, TorchFilter, torch_resize};
 use tubelet_augment::target::hog::{HogScratch, HogSpec, gaussian_window, hog_cells, hog_targets};
@@ -331,15 +332,19 @@ fn resample_torch(
 
 fn mask_upsample(case: &Case, inputs: &Inputs) -> Result<Outcome> {
     let array = inputs.array("mask")?;
-    let (factor, grid) = match case.param_opt::<[u32; 2]>("factor")? {
-        Some([h, w]) => ([1, h, w], grid_of(&case.param::<Vec<u32>>("grid")?)?),
+    let (grid, fine) = match case.param_opt::<Vec<u32>>("factor")? {
+        Some(factor) => {
+            let (by, grid) = (grid_of(&factor)?, grid_of(&case.param::<Vec<u32>>("grid")?)?);
+            (grid, PatchGrid::new(grid.t * by.t, grid.h * by.h, grid.w * by.w))
+        }
         None => {
-            let from = grid_of(&case.param::<Vec<u32>>("from")?)?;
-            let to = grid_of(&case.param::<Vec<u32>>("to")?)?;
-            ([to.t / from.t, to.h / from.h, to.w / from.w], from)
+            (grid_of(&case.param::<Vec<u32>>("from")?)?, grid_of(&case.param::<Vec<u32>>("to")?)?)
         }
     };
-    let fine = PatchGrid::new(grid.t * factor[0], grid.h * factor[1], grid.w * factor[2]);
+    let whole = fine.t % grid.t == 0 && fine.h % grid.h == 0 && fine.w % grid.w == 0;
+    let factor = [fine.t / grid.t, fine.h / grid.h, fine.w / grid.w];
+    let nearest = case.param::<String>("mode")? == "nearest";
+    ensure!(nearest || whole, "{grid} cannot be repeated to {fine}");
     // Some files hold fine masks only: every `take_every`-th token is the coarse one.
     let every = case.param_opt::<usize>("take_every")?.unwrap_or(1);
     let given = array.bools();
@@ -354,7 +359,11 @@ fn mask_upsample(case: &Case, inputs: &Inputs) -> Result<Outcome> {
             .step_by(every)
             .flat_map(|row| row.iter().step_by(every).copied())
             .collect();
-        let mask = tubelet_augment::mask::upsample(&Mask::new(grid, coarse)?, factor);
+        let coarse = Mask::new(grid, coarse)?;
+        let mask = match nearest {
+            true => mask::nearest(&coarse, fine),
+            false => mask::repeat_units(&coarse, factor),
+        };
         data.extend_from_slice(mask.as_slice());
     }
     let shape = [to - from, fine.t as usize, fine.h as usize, fine.w as usize];

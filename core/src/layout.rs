@@ -28,7 +28,8 @@ pub struct ViewLayout {
     pub grid: PatchGrid,
     /// u8 `[frames, height, width, 3]`, RGB.
     pub pixels: Field,
-    /// u8 `[tokens]`, 1 = masked; absent where nothing is masked.
+    /// u8 `[tokens]`; bit 0 = masked, bit k = hidden in the k-th further pass
+    /// ([`crate::Mask::passes`]); absent where nothing is masked.
     pub mask: Option<Field>,
 }
 

@@ -1,5 +1,5 @@
 //! Rectangles of tokens until a count is reached (BEiT `masking_generator.py`; MaskFeat's image
-//! masks in SlowFast `imagenet.py` use the same rule).
+//! masks in SlowFast `imagenet.py` use the same rule, its tube variant repeats them in time).
 
 use tubelet_core::{Mask, PatchGrid, SampleRng};
 
@@ -9,6 +9,9 @@ use super::fitted;
 pub const ASPECT: [f64; 2] = [0.3, 1.0 / 0.3];
 /// Rectangles tried before a block is given up.
 pub const TRIES: u32 = 10;
+/// Rectangles tried where the reference would go on for ever; a recipe that needs as many is
+/// refused.
+pub const ENDLESS_TRIES: u32 = 100_000;
 
 /// Counts of the rule.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,14 +37,25 @@ impl BlockSpec {
 
 /// Draws one plane and repeats it over the time slots of `grid`.
 pub fn block(grid: PatchGrid, spec: &BlockSpec, rng: &mut SampleRng) -> Mask {
+    fitted(grid, plane(grid, spec, spec.count as f64, rng).repeat(grid.t as usize))
+}
+
+/// One time slot: blocks until at least `high` tokens are hidden or a block finds no place.
+/// `high` replaces the count of `spec`; it need not be whole (iBOT).
+pub(super) fn plane(
+    grid: PatchGrid,
+    spec: &BlockSpec,
+    high: f64,
+    rng: &mut SampleRng,
+) -> Vec<bool> {
     let mut plane = Plane { h: grid.h, w: grid.w, masked: vec![false; grid.plane()] };
     let mut count = 0;
-    while count < spec.count {
-        let room = (spec.count - count).min(spec.max);
+    while (count as f64) < high {
+        let room = (high - count as f64).min(spec.max as f64);
         let Some(added) = plane.add_block(spec, room, rng) else { break };
         count += added;
     }
-    fitted(grid, plane.masked.repeat(grid.t as usize))
+    plane.masked
 }
 
 /// One time slot while it is filled.
@@ -54,14 +68,14 @@ struct Plane {
 impl Plane {
     /// Adds one rectangle that hides at least 1 and at most `room` new tokens; returns how many, or
     /// `None` when no try fitted.
-    fn add_block(&mut self, spec: &BlockSpec, room: usize, rng: &mut SampleRng) -> Option<usize> {
-        let tries = spec.tries.unwrap_or(u32::MAX);
+    fn add_block(&mut self, spec: &BlockSpec, room: f64, rng: &mut SampleRng) -> Option<usize> {
+        let tries = spec.tries.unwrap_or(ENDLESS_TRIES);
         (0..tries).find_map(|_| self.try_block(spec, room, rng))
     }
 
-    fn try_block(&mut self, spec: &BlockSpec, room: usize, rng: &mut SampleRng) -> Option<usize> {
+    fn try_block(&mut self, spec: &BlockSpec, room: f64, rng: &mut SampleRng) -> Option<usize> {
         // The bounds may be in reverse order; the draw is uniform between them all the same.
-        let area = rng.uniform(spec.min as f64, room as f64);
+        let area = rng.uniform(spec.min as f64, room);
         let aspect = rng.uniform(spec.aspect[0].ln(), spec.aspect[1].ln()).exp();
         let h = (area * aspect).sqrt().round_ties_even() as u32;
         let w = (area / aspect).sqrt().round_ties_even() as u32;
@@ -70,19 +84,15 @@ impl Plane {
         }
         let top = rng.below(self.h - h + 1);
         let left = rng.below(self.w - w + 1);
-        let new = self.cells(top, left, h, w).filter(|at| !self.masked[*at]).count();
-        if new == 0 || new > room {
+        let columns = self.w;
+        let rows = || (top..top + h).map(move |y| (y * columns + left) as usize);
+        let hidden = |at: usize| &self.masked[at..at + w as usize];
+        let new: usize = rows().map(|at| hidden(at).iter().filter(|m| !**m).count()).sum();
+        if new == 0 || new as f64 > room {
             return None;
         }
-        for at in self.cells(top, left, h, w) {
-            self.masked[at] = true;
-        }
+        rows().for_each(|at| self.masked[at..at + w as usize].fill(true));
         Some(new)
-    }
-
-    fn cells(&self, top: u32, left: u32, h: u32, w: u32) -> impl Iterator<Item = usize> + use<> {
-        let columns = self.w;
-        (top..top + h).flat_map(move |y| (left..left + w).map(move |x| (y * columns + x) as usize))
     }
 }
 

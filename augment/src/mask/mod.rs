@@ -1,17 +1,41 @@
 //! Mask families, one file each, and the published ways to round a ratio to a count.
 //!
 //! Every family takes its randomness from the stream handed in and returns a [`Mask`] whose `true`
-//! entries are hidden. Which family and which counts a recipe means is [`crate::policy`]'s business.
+//! entries are hidden. [`file`] is what a recipe says; [`crate::policy`] turns it into one family
+//! with its counts for one token grid.
 
 pub mod block;
+pub mod cube;
+pub mod drop_token;
+pub mod file;
+pub mod fold;
+pub mod frame;
+pub mod halves;
+pub mod ibot;
+pub mod multi_block;
+pub mod mvm;
 pub mod random;
+pub mod running_cell;
+pub mod topped;
 pub mod tube;
+pub mod unit;
 
 use tubelet_core::{Mask, PatchGrid};
 
 pub use block::{BlockSpec, block};
+pub use cube::{CubeSpec, cube};
+pub use drop_token::drop_token;
+pub use file::{BlockGroup, CountRule, IbotShape, MaskFile, MvmMode};
+pub use fold::multi_fold;
+pub use frame::frame;
+pub use halves::halves;
+pub use ibot::{IbotSpec, ibot};
+pub use multi_block::{GroupSpec, multi_block};
 pub use random::random;
+pub use running_cell::running_cell;
+pub use topped::{ToppedSpec, topped};
 pub use tube::tube;
+pub use unit::{centre_weights, nearest, repeat_units};
 
 /// Tokens kept: ⌊L·(1 − ratio)⌋, the product truncated in f64 (MAE `models_mae.py`, MAE-ST, FastMIM,
 /// FCMAE, SdAE): 196 at 0.75 keeps 49, 1568 at 0.9 keeps 156.
@@ -35,25 +59,12 @@ pub fn masked_round(tokens: usize, ratio: f64) -> usize {
     (tokens as f64 * ratio).round_ties_even() as usize
 }
 
-/// `mask` on a grid finer by `factor` along time, height and width: every token becomes a block of
-/// equal tokens (nearest neighbour).
-pub fn upsample(mask: &Mask, factor: [u32; 3]) -> Mask {
-    let coarse = mask.grid();
-    let [ft, fh, fw] = factor;
-    let fine = PatchGrid::new(coarse.t * ft, coarse.h * fh, coarse.w * fw);
-    let mut out = Vec::with_capacity(fine.len());
-    for t in 0..fine.t {
-        for y in 0..fine.h {
-            for x in 0..fine.w {
-                let at = ((t / ft * coarse.h + y / fh) * coarse.w + x / fw) as usize;
-                out.push(mask.as_slice()[at]);
-            }
-        }
-    }
-    fitted(fine, out)
-}
-
 /// A mask whose length was made from `grid`.
 pub(crate) fn fitted(grid: PatchGrid, masked: Vec<bool>) -> Mask {
     Mask::new(grid, masked).expect("built with one entry a token")
+}
+
+/// A mask and further passes whose lengths were made from `grid`.
+pub(crate) fn fitted_passes(grid: PatchGrid, masked: Vec<bool>, passes: Vec<Vec<bool>>) -> Mask {
+    fitted(grid, masked).with_passes(passes).expect("built with one entry a token")
 }

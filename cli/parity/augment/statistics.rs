@@ -1,9 +1,10 @@
 //! Masks and crops as distributions over many draws.
 
-use anyhow::Result;
+use anyhow::{Result, anyhow, ensure};
+use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use tubelet_augment::crop;
-use tubelet_augment::mask::{self, BlockSpec};
+use tubelet_augment::mask::{self, BlockSpec, CubeSpec, IbotShape, IbotSpec, ToppedSpec, mvm};
 use tubelet_core::{Draw, Mask, PatchGrid, Rect, SampleRng, Size};
 
 use super::{grid_of, outputs, unsupported};
@@ -19,40 +20,102 @@ const COMPONENT_BINS: usize = 64;
 /// What is measured of a box.
 const QUANTITIES: [&str; 6] = ["area", "log_aspect", "cx", "cy", "w", "h"];
 
+type DrawMask = Box<dyn Fn(&mut SampleRng) -> Mask + Sync>;
+
 pub(super) fn masks(case: &Case) -> Result<Outcome> {
     let grid = grid_of(&case.param::<Vec<u32>>("grid")?)?;
-    let draw: Box<dyn Fn(&mut SampleRng) -> Mask + Sync> =
-        match case.param::<String>("algorithm")?.as_str() {
-            "random" => {
-                let masked: usize = case.param("count")?;
-                Box::new(move |rng| mask::random(grid, grid.len() - masked, rng))
-            }
-            "tube" => {
-                let masked = case.param("count_per_slot")?;
-                Box::new(move |rng| mask::tube(grid, masked, rng))
-            }
-            "blocks" => {
-                let Some(spec) = block_spec(&case.params) else {
-                    return Ok(unsupported("blocks without a limit on the tries"));
-                };
-                Box::new(move |rng| mask::block(grid, &spec, rng))
-            }
-            "blocks_tube" => {
-                let Some(spec) = case.params.get("blocks").and_then(block_spec) else {
-                    return Ok(unsupported("blocks without a limit on the tries"));
-                };
-                Box::new(move |rng| mask::block(grid, &spec, rng))
-            }
-            other => return Ok(unsupported(format!("algorithm {other}"))),
-        };
+    let draw: DrawMask = match case.param::<String>("algorithm")?.as_str() {
+        "random" => {
+            let masked: usize = case.param("count")?;
+            Box::new(move |rng| mask::random(grid, grid.len() - masked, rng))
+        }
+        "tube" => {
+            let masked = case.param("count_per_slot")?;
+            Box::new(move |rng| mask::tube(grid, masked, rng))
+        }
+        "frames" => {
+            let slots = case.param("count")?;
+            Box::new(move |rng| mask::frame(grid, slots, rng))
+        }
+        "blocks" => {
+            let spec = block_spec(&case.params)?;
+            Box::new(move |rng| mask::block(grid, &spec, rng))
+        }
+        "blocks_tube" => {
+            let spec = block_spec(nested_blocks(case)?)?;
+            Box::new(move |rng| mask::block(grid, &spec, rng))
+        }
+        "blocks_topped_up" => {
+            let blocks = block_spec(nested_blocks(case)?)?;
+            let [_, roll] = case.param("roll")?;
+            let spec = ToppedSpec { blocks, masked: case.param("final_count")?, roll };
+            Box::new(move |rng| mask::topped(grid, &spec, rng))
+        }
+        "ibot_block" => ibot(case, grid, IbotShape::Block)?,
+        "ibot_rand" => ibot(case, grid, IbotShape::Random)?,
+        "cubes" => cubes(case, grid)?,
+        "cuboids" => cuboids(case, grid)?,
+        "bernoulli" => {
+            let p = case.param("p")?;
+            Box::new(move |rng| mvm::bernoulli(grid, p, rng))
+        }
+        other => return Ok(unsupported(format!("algorithm {other}"))),
+    };
     Ok(mask_outputs(grid, &draw))
 }
 
-/// The rule's counts, where it is the published one of ten tries.
-fn block_spec(params: &Json) -> Option<BlockSpec> {
-    let number = |name: &str| Some(params.get(name)?.as_u64()? as usize);
-    let spec = BlockSpec::new(number("count")?, number("min_block")?, number("max_block")?);
-    (params.get("tries")?.as_u64()? == u64::from(mask::block::TRIES)).then_some(spec)
+fn nested_blocks(case: &Case) -> Result<&Json> {
+    case.params.get("blocks").ok_or_else(|| anyhow!("no parameter blocks"))
+}
+
+/// The counts of the rule; `tries` null is for as many as it takes.
+fn block_spec(params: &Json) -> Result<BlockSpec> {
+    #[derive(serde::Deserialize)]
+    struct Counts {
+        count: usize,
+        min_block: usize,
+        max_block: usize,
+        aspect: [f64; 2],
+        tries: Option<u32>,
+    }
+    let Counts { count, min_block: min, max_block: max, aspect, tries } =
+        Counts::deserialize(params)?;
+    Ok(BlockSpec { count, min, max, aspect, tries })
+}
+
+fn ibot(case: &Case, grid: PatchGrid, shape: IbotShape) -> Result<DrawMask> {
+    let (ratio, half): (Vec<f64>, Vec<f64>) = (case.param("ratio")?, case.param("ratio_var")?);
+    ensure!(!ratio.is_empty() && ratio.len() == half.len(), "ratios {ratio:?} with {half:?}");
+    let spec = IbotSpec {
+        ratios: ratio.into_iter().zip(half).map(|(r, v)| [r, v]).collect(),
+        shape,
+        min: case.param_opt("min_block")?.unwrap_or_else(|| mask::ibot::smallest_block(grid)),
+        aspect: case.param_opt("aspect")?.unwrap_or(mask::block::ASPECT),
+        tries: case.param_opt("tries")?.unwrap_or(mask::block::TRIES),
+    };
+    Ok(Box::new(move |rng| mask::ibot(grid, &spec, rng)))
+}
+
+fn cubes(case: &Case, grid: PatchGrid) -> Result<DrawMask> {
+    let spec = CubeSpec {
+        count: case.param("count")?,
+        min: case.param("min_block")?,
+        max: case.param("max_block")?,
+        aspect: case.param("aspect")?,
+        time: case.param("time_span")?,
+        tries: case.param("tries")?,
+    };
+    let [first, last] = spec.time;
+    ensure!(0 < first && first <= last && last <= grid.t, "time_span {first}..={last}");
+    Ok(Box::new(move |rng| mask::cube(grid, &spec, rng)))
+}
+
+fn cuboids(case: &Case, grid: PatchGrid) -> Result<DrawMask> {
+    let count = case.param("cuboids")?;
+    let sides: [[u32; 2]; 3] = [case.param("t")?, case.param("h")?, case.param("w")?];
+    let ours = mvm::longest(grid).map(|longest| [1, longest]);
+    ensure!(sides == ours, "sides {sides:?}; the rule gives {ours:?} on grid {grid}");
+    Ok(Box::new(move |rng| mvm::cuboids(grid, count, rng)))
 }
 
 /// Sums over the draws of one thread.

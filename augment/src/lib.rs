@@ -8,6 +8,7 @@
 //! and targets in [`stage`] ([`normalise`], [`target`]).
 
 pub mod builtin;
+pub mod color;
 pub mod crop;
 pub mod mask;
 pub mod normalise;

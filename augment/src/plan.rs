@@ -150,9 +150,20 @@ impl Recipe {
             CropRule::RandomResized { scale, ratio, .. } => Geometry::CropThenResize {
                 region: crop::random_resized_crop(source, *scale, *ratio, rng),
             },
-            CropRule::MultiScale { size, scales, max_distort } => Geometry::CropThenResize {
-                region: crop::multi_scale_crop(source, *size, scales, *max_distort, rng),
+            CropRule::RandomResizedOnce { scale, ratio, .. } => Geometry::CropThenResize {
+                region: crop::random_resized_crop_once(source, *scale, *ratio, rng),
             },
+            CropRule::MultiScale { size, scales, max_distort, places } => {
+                let region =
+                    crop::multi_scale_crop(source, *size, scales, *max_distort, *places, rng);
+                Geometry::CropThenResize { region }
+            }
+            CropRule::ShortSideJitter { size, min, max, inverse } => {
+                let side = crop::jittered_side(*min, *max, *inverse, rng);
+                let resized = crop::slowfast_short_side(source, side);
+                let region = crop::slowfast_random_crop(resized, *size, rng);
+                Geometry::ResizeThenCrop { resized, region }
+            }
             CropRule::Center { size, resize } => {
                 let resized = crop::short_side_size(source, *resize);
                 Geometry::ResizeThenCrop { resized, region: crop::center_crop(resized, *size) }
@@ -160,6 +171,11 @@ impl Recipe {
             CropRule::Along { size, crops } => {
                 let resized = crop::short_side_size(source, *size);
                 let region = crop::crop_along(resized, *size, crop_index, *crops);
+                Geometry::ResizeThenCrop { resized, region }
+            }
+            CropRule::AlongSlowfast { size, resize, crops } => {
+                let resized = crop::slowfast_short_side(source, resize.unwrap_or(*size));
+                let region = crop::slowfast_crop_along(resized, *size, crop_index, *crops);
                 Geometry::ResizeThenCrop { resized, region }
             }
         }

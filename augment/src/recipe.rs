@@ -3,6 +3,8 @@
 //! It is read twice: [`RecipeFile`] is exactly what the TOML file says; [`RecipeFile::stage`]
 //! resolves and checks one of its stages into a [`Recipe`], after which nothing asks "was it set?".
 
+mod crop_rule;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -15,6 +17,8 @@ use crate::policy::MaskPolicy;
 use crate::resample::Filter;
 use crate::target::hog::HogSpec;
 use crate::target::pixels::{FrameChoice, PatchNorm};
+
+pub use crop_rule::CropRule;
 
 /// A recipe cannot be used: which key, what it says, what would be valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +46,20 @@ pub enum RecipeError {
     /// A `--set` that is not `key=value`.
     #[error("--set {0}: write key=value, for example pretrain.train.epochs=10")]
     Override(String),
+}
+
+/// What a part of a stage finds wrong: the key inside the stage, its value, what would be valid.
+#[derive(Debug)]
+struct Wrong {
+    key: String,
+    value: String,
+    valid: String,
+}
+
+impl Wrong {
+    fn new(key: impl Into<String>, value: impl Into<String>, valid: impl Into<String>) -> Self {
+        Self { key: key.into(), value: value.into(), valid: valid.into() }
+    }
 }
 
 /// Which part of the flow a batch is for.
@@ -214,79 +232,6 @@ impl ClipRule {
             Self::ClipsVideomae { clips, .. }
             | Self::ClipsSegments { clips, .. }
             | Self::ClipsSlowfast { clips, .. } => clips,
-            _ => 1,
-        }
-    }
-}
-
-/// How the region is chosen and how large it becomes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "rule", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum CropRule {
-    /// A random box of a random area and aspect, resized to `size`².
-    RandomResized {
-        /// Side of the result.
-        size: u32,
-        /// Share of the area, smallest and largest.
-        scale: [f64; 2],
-        /// Aspect ratio, smallest and largest.
-        #[serde(default = "default_ratio")]
-        ratio: [f64; 2],
-    },
-    /// VideoMAE's GroupMultiScaleCrop, resized to `size`².
-    MultiScale {
-        /// Side of the result.
-        size: u32,
-        /// Shares of the shorter side.
-        #[serde(default = "default_scales")]
-        scales: Vec<f64>,
-        /// Largest distance in that list between the width's and the height's share.
-        #[serde(default = "default_distort")]
-        max_distort: u32,
-    },
-    /// Shorter side to `resize`, then the middle `size`².
-    Center {
-        /// Side of the result.
-        size: u32,
-        /// Shorter side before the crop.
-        resize: u32,
-    },
-    /// Shorter side to `size`, then `crops` squares along the longer side.
-    Along {
-        /// Side of the result.
-        size: u32,
-        /// Squares: 1 (middle) or 3 (both ends and middle).
-        crops: u32,
-    },
-}
-
-const fn default_ratio() -> [f64; 2] {
-    [3.0 / 4.0, 4.0 / 3.0]
-}
-
-fn default_scales() -> Vec<f64> {
-    vec![1.0, 0.875, 0.75, 0.66]
-}
-
-const fn default_distort() -> u32 {
-    1
-}
-
-impl CropRule {
-    /// Side of the result.
-    pub const fn size(&self) -> u32 {
-        match self {
-            Self::RandomResized { size, .. }
-            | Self::MultiScale { size, .. }
-            | Self::Center { size, .. }
-            | Self::Along { size, .. } => *size,
-        }
-    }
-
-    /// Crops a frame gives for evaluation; 1 for rules that draw.
-    pub const fn crops(&self) -> u32 {
-        match self {
-            Self::Along { crops, .. } => *crops,
             _ => 1,
         }
     }
@@ -736,36 +681,14 @@ impl Checker<'_> {
     }
 
     fn crop(&self) -> Result<CropRule, RecipeError> {
-        let crop = &self.table.crop;
-        match crop {
-            CropRule::RandomResized { scale, ratio, .. } => {
-                if !(0.0 < scale[0] && scale[0] <= scale[1] && scale[1] <= 1.0) {
-                    return Err(self.error("crop.scale", scale, "0 < smallest <= largest <= 1"));
-                }
-                if !(0.0 < ratio[0] && ratio[0] <= ratio[1] && ratio[1].is_finite()) {
-                    return Err(self.error("crop.ratio", ratio, "0 < smallest <= largest"));
-                }
-            }
-            CropRule::MultiScale { scales, .. } => {
-                if scales.is_empty() || scales.iter().any(|s| !(*s > 0.0 && *s <= 1.0)) {
-                    return Err(self.error("crop.scales", scales, "shares above 0, at most 1"));
-                }
-            }
-            CropRule::Center { size, resize } => {
-                if resize < size {
-                    return Err(self.error("crop.resize", resize, "at least crop.size"));
-                }
-            }
-            CropRule::Along { crops, .. } => {
-                if !matches!(crops, 1 | 3) {
-                    return Err(self.error("crop.crops", crops, "1 or 3"));
-                }
-                if *crops > 1 && self.stage != Stage::Eval {
-                    return Err(self.error("crop.crops", crops, "several crops are for eval"));
-                }
-            }
-        }
-        Ok(crop.clone())
+        self.table.crop.check(self.stage).map_err(|wrong| self.wrong(wrong))?;
+        Ok(self.table.crop.clone())
+    }
+
+    /// A part's complaint as an error of this stage.
+    fn wrong(&self, Wrong { key, value, valid }: Wrong) -> RecipeError {
+        let key = format!("{}.{key}", self.stage);
+        RecipeError::Value { recipe: self.file.name.clone(), key, value, valid }
     }
 
     fn mask(&self, grid: PatchGrid) -> Result<MaskPolicy, RecipeError> {

@@ -1,5 +1,6 @@
 //! Runners for the kinds that need only `tubelet-augment`.
 
+mod color;
 mod frames;
 mod statistics;
 
@@ -29,6 +30,8 @@ pub(crate) fn run_kind(case: &Case, inputs: &Inputs) -> Result<Outcome> {
         "mask_distribution" => statistics::masks(case),
         "crop_distribution" => statistics::crops(case),
         "crop_candidates" => statistics::crop_candidates(case),
+        "augment_op" => color::operation(case, inputs),
+        "randaugment_level" => color::level(case, inputs),
         "frame_sampling" => frames::run(case, inputs),
         kind => Ok(unsupported(format!("kind {kind} is not covered"))),
     }

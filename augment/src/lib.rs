@@ -10,7 +10,9 @@
 pub mod builtin;
 pub mod color;
 pub mod crop;
+pub mod erase;
 pub mod mask;
+pub mod mix;
 pub mod normalise;
 pub mod plan;
 pub mod policy;

@@ -18,6 +18,10 @@ pub const IMAGENET: Normalise =
 pub const SLOWFAST: Normalise = Normalise { mean: [0.45; 3], std: [0.225; 3] };
 /// Half and half: BEiT, BootMAE, ViT.
 pub const INCEPTION: Normalise = Normalise { mean: [0.5; 3], std: [0.5; 3] };
+/// Nothing: pixels from 0 to 1.
+pub const NONE: Normalise = Normalise { mean: [0.0; 3], std: [1.0; 3] };
+/// DALL-E's `map_pixels`, x ↦ 0.8 x + 0.1, as (x + 0.125) / 1.25: BEiT's tokenizer.
+pub const DALLE: Normalise = Normalise { mean: [-0.125; 3], std: [1.25; 3] };
 
 impl Normalise {
     /// Normalised value of each grey level a channel: (v / 255 − mean) / std in f32, as torch's

@@ -1,8 +1,10 @@
 //! The one float stage, on the host: u8 rows to normalised pixels and targets.
 
 use rayon::prelude::*;
-use tubelet_core::{BatchRef, PatchSize, Size};
+use tubelet_core::{BatchKey, BatchRef, PatchSize, Size};
 
+use crate::erase::{Erase, EraseMode};
+use crate::mix::{MixSpec, MixedLabels, mix_rows};
 use crate::normalise::Normalise;
 use crate::recipe::{Recipe, TargetSpec};
 use crate::target::hog::HogScratch;
@@ -43,20 +45,49 @@ pub struct HostTensors {
     pub labels: Vec<u32>,
     /// `[rows]`, sample number.
     pub samples: Vec<u64>,
+    /// Views of the rows after the first.
+    pub views: Vec<ViewTensors>,
+    /// Targets of mixed rows; absent where the recipe mixes none.
+    pub mixed: Option<MixedLabels>,
+}
+
+/// One further view of all rows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ViewTensors {
+    /// Frames of a row.
+    pub frames: usize,
+    /// Rows of pixels.
+    pub height: usize,
+    /// Columns of pixels.
+    pub width: usize,
+    /// `[rows, 3, frames, height, width]`, with the view's normalisation.
+    pub pixels: Vec<f32>,
+    /// `[rows, tokens]`, `true` = masked; empty where nothing is masked.
+    pub mask: Vec<bool>,
 }
 
 /// Turns batches into [`HostTensors`], rows in parallel on rayon's threads.
 #[derive(Clone, Debug)]
 pub struct HostStage {
     normalise: Normalise,
+    others: Vec<Normalise>,
     patch: PatchSize,
     target: TargetSpec,
+    erase: Option<EraseMode>,
+    mix: Option<MixSpec>,
 }
 
 impl HostStage {
     /// The stage of `recipe`.
     pub fn new(recipe: &Recipe) -> Self {
-        Self { normalise: recipe.normalise(), patch: recipe.patch(), target: recipe.target() }
+        Self {
+            normalise: recipe.normalise(),
+            others: recipe.views().skip(1).map(|view| view.normalise).collect(),
+            patch: recipe.patch(),
+            target: recipe.target(),
+            erase: recipe.erase().map(|erase| erase.mode),
+            mix: recipe.mix().copied(),
+        }
     }
 
     /// Numbers a masked token's target has; 0 where there is no target.
@@ -71,8 +102,41 @@ impl HostStage {
         }
     }
 
-    /// The floats of `batch`.
+    /// The floats of `batch`, mixed where the recipe says so and the batch has its key.
     pub fn run(&self, batch: BatchRef<'_>) -> HostTensors {
+        let mut out = self.floats(batch);
+        if let Some(key) = batch.key() {
+            let rows = 0..out.rows;
+            self.mix(&mut out, rows, key);
+        }
+        out
+    }
+
+    /// Mixes the rows `rows` of `out`, which are those that this process has of the batch `key`.
+    pub fn mix(&self, out: &mut HostTensors, rows: std::ops::Range<usize>, key: BatchKey) {
+        let (Some(mix), false) = (&self.mix, rows.is_empty()) else { return };
+        let size = Size::new(out.width as u32, out.height as u32);
+        let floats = out.pixels.len() / out.rows;
+        let labels = &out.labels;
+        let targets = out.mixed.get_or_insert_with(|| MixedLabels {
+            partners: labels.clone(),
+            lambda: vec![1.0; out.rows],
+            smoothing: mix.smoothing as f32,
+        });
+        for group in mix.groups(rows.len()) {
+            let number = (key.first_row as usize + group.start) / group.len();
+            let mixes = mix.draw(key, number as u16, group.len(), size);
+            let group = rows.start + group.start..rows.start + group.end;
+            mix_rows(&mut out.pixels[group.start * floats..group.end * floats], &mixes, size);
+            for (n, row) in group.clone().enumerate() {
+                targets.lambda[row] = mixes[n].lambda() as f32;
+                targets.partners[row] = labels[group.end - 1 - n];
+            }
+        }
+    }
+
+    /// The floats of `batch`, not mixed.
+    pub fn floats(&self, batch: BatchRef<'_>) -> HostTensors {
         let view = &batch.layout().views[0];
         let (frames, size, grid) = (view.frames, view.size, view.grid);
         let mut out = HostTensors {
@@ -90,13 +154,16 @@ impl HostStage {
             out.set_mask(mask);
         }
         let row_floats = 3 * frames as usize * size.area();
-        out.pixels = vec![0.0; out.rows * row_floats];
-        out.pixels
-            .par_chunks_exact_mut(row_floats)
-            .zip(batch.pixels(0).par_chunks_exact(view.pixels.row_bytes))
-            .for_each(|(floats, bytes)| {
-                self.normalise.apply(bytes, frames as usize, size, floats);
+        out.pixels = normalised(&self.normalise, batch, 0);
+        let erase_field = batch.layout().erase.map_or(1, |field| field.row_bytes / 4);
+        if let (Some(mode), Some(fields)) = (self.erase, batch.erase()) {
+            let fields = fields.par_chunks_exact(erase_field);
+            out.pixels.par_chunks_exact_mut(row_floats).zip(fields).for_each(|(row, field)| {
+                Erase::load(field).apply(mode, row, frames as usize, size);
             });
+        }
+        out.views =
+            self.others.iter().zip(1..).map(|(n, view)| other_view(n, batch, view)).collect();
         if out.target_dim > 0 && out.max_masked > 0 {
             self.fill_targets(&mut out, row_floats, size);
         }
@@ -150,6 +217,29 @@ impl HostStage {
     }
 }
 
+/// View `view` of all rows as normalised floats.
+fn normalised(normalise: &Normalise, batch: BatchRef<'_>, view: usize) -> Vec<f32> {
+    let layout = &batch.layout().views[view];
+    let frames = layout.frames as usize;
+    let row_floats = 3 * frames * layout.size.area();
+    let mut out = vec![0.0; batch.rows() * row_floats];
+    out.par_chunks_exact_mut(row_floats)
+        .zip(batch.pixels(view).par_chunks_exact(layout.pixels.row_bytes))
+        .for_each(|(floats, bytes)| normalise.apply(bytes, frames, layout.size, floats));
+    out
+}
+
+fn other_view(normalise: &Normalise, batch: BatchRef<'_>, view: usize) -> ViewTensors {
+    let layout = &batch.layout().views[view];
+    ViewTensors {
+        frames: layout.frames as usize,
+        height: layout.size.height as usize,
+        width: layout.size.width as usize,
+        pixels: normalised(normalise, batch, view),
+        mask: batch.mask(view).unwrap_or_default().iter().map(|m| *m != 0).collect(),
+    }
+}
+
 impl HostTensors {
     /// A copy of the rows `range`. Index lists keep the batch's widths.
     ///
@@ -170,6 +260,20 @@ impl HostTensors {
             targets: part(&self.targets, self.rows, &range),
             labels: part(&self.labels, self.rows, &range),
             samples: part(&self.samples, self.rows, &range),
+            views: self
+                .views
+                .iter()
+                .map(|view| ViewTensors {
+                    pixels: part(&view.pixels, self.rows, &range),
+                    mask: part(&view.mask, self.rows, &range),
+                    ..*view
+                })
+                .collect(),
+            mixed: self.mixed.as_ref().map(|mixed| MixedLabels {
+                partners: part(&mixed.partners, self.rows, &range),
+                lambda: part(&mixed.lambda, self.rows, &range),
+                ..*mixed
+            }),
             ..*self
         }
     }
@@ -200,3 +304,6 @@ impl HostTensors {
         (self.visible, self.masked, self.masked_count) = (visible, masked, masked_count);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 mod color;
 mod frames;
+mod mix;
 mod statistics;
 
 use anyhow::{Result, anyhow, ensure};
@@ -32,6 +33,8 @@ pub(crate) fn run_kind(case: &Case, inputs: &Inputs) -> Result<Outcome> {
         "crop_candidates" => statistics::crop_candidates(case),
         "augment_op" => color::operation(case, inputs),
         "randaugment_level" => color::level(case, inputs),
+        "mixup" => mix::batch(case, inputs),
+        "cutmix_box" => mix::cutmix_box(inputs),
         "frame_sampling" => frames::run(case, inputs),
         kind => Ok(unsupported(format!("kind {kind} is not covered"))),
     }

@@ -10,7 +10,7 @@ pub mod memory;
 pub mod patch;
 
 pub use clip::{Clip, MediaInfo, Rect, Size};
-pub use key::{Draw, SampleId, SampleKey, SampleRng};
+pub use key::{BatchKey, Draw, SampleId, SampleKey, SampleRng};
 pub use layout::{BatchLayout, BatchRef, Field, RowMut, ViewLayout};
 pub use memory::{AllocError, Heap, HostBuf, HostMemory};
 pub use patch::{Mask, MaskError, PatchGrid, PatchSize};

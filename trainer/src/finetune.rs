@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::tensor::Tensor;
 use burn::tensor::backend::AutodiffBackend;
 use serde::Serialize;
-use tubelet_augment::{HostTensors, Stage};
+use tubelet_augment::{HostTensors, Recipe, Stage};
 use tubelet_core::layout::NO_LABEL;
 use tubelet_formats::OpenOptions;
 use tubelet_loader::{Cursor, Order, Stats};
@@ -15,10 +15,10 @@ use crate::checkpoint::{self, InitReport, State};
 use crate::config::{Family, ModelConfig, TrainConfig};
 use crate::error::{TrainError, TrainErrorKind};
 use crate::evaluate::{Accuracy, evaluate_params};
-use crate::feed::all_patches;
+use crate::feed::{all_patches, matrix};
 use crate::init;
 use crate::layer_decay::LayerDecay;
-use crate::loss::cross_entropy;
+use crate::loss::{cross_entropy, soft_cross_entropy};
 use crate::model::Vit;
 use crate::nn::Drops;
 use crate::params::Params;
@@ -83,6 +83,7 @@ fn run<B: AutodiffBackend>(all: &FinetuneOptions) -> Result<FinetuneSummary, Tra
     let recipe = options.recipe.stage(Stage::Finetune);
     let recipe = Arc::new(recipe.map_err(|e| TrainError::recipe("recipe", e.to_string()))?);
     let config = TrainConfig::read(&options.recipe, Stage::Finetune)?;
+    check_smoothing(&recipe, &config)?;
     prepare_folder(&options.out, options.resume)?;
     let stored = if options.resume { checkpoint::load_latest(&options.out)? } else { None };
     let cursor = stored.as_ref().map_or(Cursor::default(), |(state, _, _)| state.cursor);
@@ -137,6 +138,18 @@ fn run<B: AutodiffBackend>(all: &FinetuneOptions) -> Result<FinetuneSummary, Tra
     Ok(summary)
 }
 
+/// Mixed rows have their smoothing beside mixup, others in the train table: not both.
+fn check_smoothing(recipe: &Recipe, config: &TrainConfig) -> Result<(), TrainError> {
+    if recipe.mix().is_some() && config.label_smoothing > 0.0 {
+        let what = format!(
+            "{}: mixup and cutmix take their smoothing from finetune.augment.smoothing",
+            config.label_smoothing
+        );
+        return Err(TrainError::recipe("finetune.train.label_smoothing", what));
+    }
+    Ok(())
+}
+
 /// The loss of a classifier.
 struct Supervised<'a> {
     model: &'a Vit,
@@ -156,7 +169,11 @@ impl<B: AutodiffBackend> Objective<B> for Supervised<'_> {
         let mut drops = Drops::new(self.seed, number, part, self.config.drop_path);
         let patches = all_patches(batch, &self.model.geometry, &B::Device::default());
         let logits = self.model.forward(params, patches, batch.rows, &mut drops)?;
-        Ok(cross_entropy(logits, &batch.labels, self.config.label_smoothing))
+        let Some(mixed) = &batch.mixed else {
+            return Ok(cross_entropy(logits, &batch.labels, self.config.label_smoothing));
+        };
+        let targets = mixed.distributions(&batch.labels, self.model.classes);
+        Ok(soft_cross_entropy(logits, matrix(targets, batch.rows, &B::Device::default())))
     }
 
     fn terms(&self, batch: &HostTensors) -> f64 {

@@ -108,6 +108,14 @@ impl CropRule {
         }
     }
 
+    /// Whether the region is cut out of the source before anything is resized.
+    pub(super) const fn crops_first(&self) -> bool {
+        matches!(
+            self,
+            Self::RandomResized { .. } | Self::RandomResizedOnce { .. } | Self::MultiScale { .. }
+        )
+    }
+
     /// Crops a frame gives for evaluation; 1 for rules that draw.
     pub const fn crops(&self) -> u32 {
         match self {

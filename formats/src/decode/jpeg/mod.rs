@@ -390,7 +390,7 @@ mod tests {
                 assert_eq!(raw::tj3Set(handle, name as i32, value), 0);
             }
             let (mut to, mut len) = (std::ptr::null_mut(), 0);
-            let (from, format) = (rgb.as_ptr(), raw::TJPF_TJPF_RGB as i32);
+            let (from, format) = (rgb.as_ptr(), raw::TJPF_TJPF_RGB);
             assert_eq!(raw::tj3Set(handle, raw::TJPARAM_TJPARAM_SUBSAMP as i32, sampling), 0);
             assert_eq!(
                 raw::tj3Compress8(handle, from, width, 0, height, format, &mut to, &mut len),

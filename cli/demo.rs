@@ -21,7 +21,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "DIR", default_value = "demo")]
     out: PathBuf,
     /// Training clips
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 800)]
     train: u32,
     /// Validation clips
     #[arg(long, default_value_t = 200)]
@@ -166,7 +166,7 @@ fn tune(
         let summary = finetune(&FinetuneOptions {
             run: options(recipe, shards, &out, args.seed + n)?,
             val: Some((shards.join("val"), val)),
-            validate_every: 1,
+            validate_every: 2,
             init: init.map(Path::to_owned),
         })?;
         let accuracy = summary.accuracy.context("the evaluation gave nothing")?;

@@ -89,6 +89,17 @@ pub fn union_of_frames(plans: &[SamplePlan]) -> Vec<u32> {
     all
 }
 
+/// The part of the frames that `plans` of one sample look at; `None` for all of it.
+pub fn union_of_regions(plans: &[SamplePlan]) -> Option<Rect> {
+    let regions = plans.iter().flat_map(|p| &p.views).map(|v| match v.geometry {
+        // Colours of the whole frame look at all of it.
+        _ if v.colors.as_ref().is_some_and(|c| c.place == Place::Source) => None,
+        Geometry::CropThenResize { region } => Some(region),
+        Geometry::ResizeThenCrop { .. } => None,
+    });
+    regions.reduce(|a, b| Some(a?.union(b?))).flatten()
+}
+
 /// A sample cannot be planned from its media facts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
@@ -166,10 +177,14 @@ impl Recipe {
         }
     }
 
-    /// Writes the pixels and the mask of `plan` into `row`; `clip` holds at least its frames.
+    /// Writes the pixels and the mask of `plan` into `row`; `clip` holds at least its frames and
+    /// their regions.
     ///
     /// # Errors
     /// The index of a frame that `clip` lacks.
+    ///
+    /// # Panics
+    /// When `clip` lacks part of a region.
     pub fn render(
         &self,
         plan: &SamplePlan,
@@ -181,7 +196,7 @@ impl Recipe {
             let bytes = view.out.area() * 3;
             for (frame, out) in view.frames.iter().zip(row.pixels(index).chunks_exact_mut(bytes)) {
                 let source = clip.frame(*frame).ok_or(*frame)?;
-                scratch.draw(view, source, clip.size(), out);
+                scratch.draw(view, source, clip.region(), clip.size(), out);
             }
             if let (Some(out), Some(mask)) = (row.mask(index), &view.mask) {
                 for (out, masked) in out.iter_mut().zip(mask.as_slice()) {
@@ -268,20 +283,22 @@ fn plan_geometry(rule: &CropRule, rng: &mut SampleRng, source: Size, crop_index:
 }
 
 impl Scratch {
-    /// One frame through the geometry and the colours of `view`.
-    fn draw(&mut self, view: &ViewPlan, source: &[u8], size: Size, out: &mut [u8]) {
+    /// One frame of `size` pixels, of which `source` has the part `held`, through the geometry and
+    /// the colours of `view`.
+    fn draw(&mut self, view: &ViewPlan, source: &[u8], held: Rect, size: Size, out: &mut [u8]) {
         let Some(colors) = &view.colors else {
-            return self.draw_geometry(view, source, size, out);
+            return self.draw_geometry(view, source, held, size, out);
         };
         if colors.place == Place::Source {
+            assert_eq!(held, Rect::full(size), "all of the frame is needed");
             let mut copy = std::mem::take(&mut self.source);
             copy.clear();
             copy.extend_from_slice(source);
             self.color(colors, &mut copy, size);
-            self.draw_geometry(view, &copy, size, out);
+            self.draw_geometry(view, &copy, held, size, out);
             self.source = copy;
         } else {
-            self.draw_geometry(view, source, size, out);
+            self.draw_geometry(view, source, held, size, out);
             self.color(colors, out, view.out);
         }
     }
@@ -292,12 +309,22 @@ impl Scratch {
         }
     }
 
-    fn draw_geometry(&mut self, view: &ViewPlan, source: &[u8], size: Size, out: &mut [u8]) {
+    fn draw_geometry(
+        &mut self,
+        view: &ViewPlan,
+        source: &[u8],
+        held: Rect,
+        size: Size,
+        out: &mut [u8],
+    ) {
         match view.geometry {
             Geometry::CropThenResize { region } => {
-                self.resize(view.resize, source, size, region, view.out, view.flip, out);
+                assert!(held.holds(region), "{region:?} of {held:?}");
+                let region = Rect { x: region.x - held.x, y: region.y - held.y, ..region };
+                self.resize(view.resize, source, held.size(), region, view.out, view.flip, out);
             }
             Geometry::ResizeThenCrop { resized, region } => {
+                assert_eq!(held, Rect::full(size), "all of the frame is needed");
                 let mut whole = std::mem::take(&mut self.resized);
                 whole.resize(resized.area() * 3, 0);
                 self.resize(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crossbeam_channel::Receiver;
-use tubelet_augment::plan::{SamplePlan, Scratch, union_of_frames};
+use tubelet_augment::plan::{SamplePlan, Scratch, union_of_frames, union_of_regions};
 use tubelet_augment::{Recipe, Stage};
 use tubelet_core::layout::NO_LABEL;
 use tubelet_core::{Clip, SampleId, SampleKey};
@@ -155,7 +155,8 @@ impl Worker<'_> {
             let key = SampleKey { seed: *seed, epoch, sample: record.id, repeat };
             self.plans.push(counters.time(Timer::Plan, || recipe.plan(key, info))?);
         }
-        let want = FrameRequest { frames: union_of_frames(&self.plans), region: None };
+        let (frames, region) = (union_of_frames(&self.plans), union_of_regions(&self.plans));
+        let want = FrameRequest { frames, region };
 
         counters.time(Timer::Decode, || self.decoder.decode(bytes, info, &want, &mut self.clip))?;
 

@@ -120,6 +120,18 @@ fn clips_have_one_policy_on_the_whole_frame_and_pictures_on_the_crop() {
     );
 }
 
+/// What the decoder may leave out: nothing where colours look at the whole frame.
+#[test]
+fn colours_of_the_whole_frame_need_all_of_it() {
+    let region = |place: &str| {
+        let set = format!("pretrain.augment={{blur={{probability=1.0}}, place=\"{place}\"}}");
+        let recipe = recipe("mae-tiny", Stage::Pretrain, &[&set]);
+        union_of_regions(&[recipe.plan(key(3), &photo()).expect("has a frame")])
+    };
+    assert!(region("cropped").is_some());
+    assert_eq!(region("source"), None);
+}
+
 /// Streams of different purposes are independent: the correlation of any two stays within four
 /// standard errors, 1/√n.
 #[test]

@@ -16,6 +16,8 @@ pub mod jpeg;
 mod nal;
 #[cfg(feature = "video")]
 pub mod video;
+#[cfg(feature = "video")]
+mod yuv;
 
 use tubelet_core::{Clip, MediaInfo, Size};
 
@@ -101,7 +103,7 @@ impl Decoder for MediaDecoder {
             return Err(DecodeError::MissingFrame { wanted, have: 1 });
         }
         match kind {
-            MediaKind::Jpeg => self.jpeg.decode(encoded, clip),
+            MediaKind::Jpeg => self.jpeg.decode(encoded, want.region, clip),
             _ => image::decode(encoded, clip),
         }
     }

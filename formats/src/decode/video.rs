@@ -3,17 +3,19 @@
 //!
 //! A scan of the packets (no decoding) gives the presentation times; sorted, they number the
 //! frames. Wanted frames are grouped by the key frame to start at; each group is decoded forward
-//! from there, and only wanted frames are converted. Where times are missing or repeat, where a
-//! key frame is no clean start, or where anything unexpected comes out, the stream is decoded from
-//! its beginning instead: slower, never wrong.
+//! from there up to the last packet a wanted frame needs, without the pictures that nothing is
+//! predicted from and nobody wants; only the wanted region of wanted frames is converted. Where
+//! times are missing or repeat, where a key frame is no clean start, or where anything unexpected
+//! comes out, the stream is decoded from its beginning instead: slower, never wrong.
 //!
 //! Rotation metadata in steps of 90 degrees is applied; mirroring is not. The packets of a clip are
 //! held in memory while it is decoded.
 
-use tubelet_core::{Clip, MediaInfo, Size};
+use tubelet_core::{Clip, MediaInfo, Rect, Size};
 
 use super::av::{Answer, Codec, Frame, Input, Packet};
-use super::{ColorConversion, av, check_size, nal};
+use super::nal::{self, Disposable};
+use super::{ColorConversion, av, check_size};
 use crate::error::DecodeError;
 use crate::record::FrameRequest;
 
@@ -73,7 +75,7 @@ impl VideoDecoder {
         want: &FrameRequest,
         clip: &mut Clip,
     ) -> Result<(), DecodeError> {
-        clip.reset(info.size, &want.frames);
+        clip.reset_region(info.size, region(info, want.region), &want.frames);
         let mut input = Input::open(encoded, false)?;
         let scan = Scan::new(&mut input);
         let segments = scan.plan(&input, &want.frames);
@@ -99,13 +101,14 @@ impl VideoDecoder {
         for segment in segments {
             let mut left = segment.wanted.len();
             codec.flush();
-            each_frame(&mut codec, &scan.packets[segment.start..], |frame| {
+            let packets = segment.packets.iter().map(|n| &scan.packets[*n]);
+            each_frame(&mut codec, packets, |frame| {
                 let wanted = |pts: i64| segment.wanted.iter().find(|w| w.pts == pts);
                 let Some(wanted) = frame.pts().and_then(wanted) else { return Ok(true) };
                 if frame.is_damaged() {
                     return Ok(false);
                 }
-                self.store(frame, info, clip.nth_mut(wanted.slot))?;
+                self.store(frame, info, wanted.slot, clip)?;
                 left -= 1;
                 Ok(left > 0)
             })?;
@@ -128,7 +131,7 @@ impl VideoDecoder {
         let scan = Scan::new(&mut input);
         let mut codec = input.codec(None)?;
         let (mut count, mut done) = (0u32, vec![false; frames.len()]);
-        each_frame(&mut codec, &scan.packets, |frame| {
+        each_frame(&mut codec, scan.packets.iter(), |frame| {
             let index = scan.index_of(frame, count);
             count += 1;
             let slot = index.and_then(|i| frames.binary_search(&i).ok());
@@ -138,7 +141,7 @@ impl VideoDecoder {
                 if frame.is_damaged() {
                     return Err(DecodeError::Damaged(format!("frame {index} is damaged")));
                 }
-                self.store(frame, info, clip.nth_mut(slot))?;
+                self.store(frame, info, slot, clip)?;
                 done[slot] = true;
             }
             Ok(done.iter().any(|d| !d))
@@ -153,9 +156,10 @@ impl VideoDecoder {
         &mut self,
         frame: &Frame,
         info: &MediaInfo,
-        out: &mut [u8],
+        slot: usize,
+        clip: &mut Clip,
     ) -> Result<(), DecodeError> {
-        let size = frame.size();
+        let (size, region) = (frame.size(), clip.region());
         if rotated(size, info.rotation) != info.size {
             let promised = info.size;
             let what = format!("a frame of {size} where {promised} is promised");
@@ -165,11 +169,12 @@ impl VideoDecoder {
             Some(scaler) => scaler,
             none => none.insert(av::Scaler::new(self.conversion)?),
         };
+        let out = clip.nth_mut(slot);
         if info.rotation == 0 {
-            return scaler.convert(frame, out);
+            return scaler.convert(frame, region, out);
         }
         self.turned.resize(out.len(), 0);
-        scaler.convert(frame, &mut self.turned)?;
+        scaler.convert(frame, Rect::full(size), &mut self.turned)?;
         turn(&self.turned, size, info.rotation, out);
         Ok(())
     }
@@ -205,7 +210,7 @@ pub fn decode_native(
     let mut input = Input::open(encoded, true)?;
     let packets = input.packets();
     let mut index = 0;
-    each_frame(&mut input.codec(None)?, &packets, |frame| {
+    each_frame(&mut input.codec(None)?, packets.iter(), |frame| {
         let native = NativeFrame {
             index,
             pts: frame.pts(),
@@ -230,6 +235,8 @@ struct Wanted {
 struct Segment {
     start: usize,
     wanted: Vec<Wanted>,
+    /// The packets that takes, in decode order.
+    packets: Vec<usize>,
 }
 
 /// The packets of a stream and, where they number the frames, their sorted times.
@@ -269,10 +276,44 @@ impl Scan {
             let start = starts.iter().rev().find(|(_, key)| *key <= pts)?.0;
             match segments.last_mut() {
                 Some(last) if last.start == start => last.wanted.push(Wanted { pts, slot }),
-                _ => segments.push(Segment { start, wanted: vec![Wanted { pts, slot }] }),
+                _ => segments.push(Segment {
+                    start,
+                    wanted: vec![Wanted { pts, slot }],
+                    packets: Vec::new(),
+                }),
             }
         }
+        let disposable = self.disposable(input);
+        for segment in &mut segments {
+            segment.packets = self.needed(segment, disposable);
+        }
         Some(segments)
+    }
+
+    fn disposable(&self, input: &Input<'_>) -> Disposable {
+        let packets = self.packets.iter().map(Packet::data);
+        Disposable::new(&input.codec_name(), input.extradata(), packets)
+    }
+
+    /// From the start to the last packet with a wanted frame, without the others that nothing
+    /// needs: whatever a picture is predicted from comes before it.
+    fn needed(&self, segment: &Segment, disposable: Disposable) -> Vec<usize> {
+        let is_wanted = |p: &Packet| {
+            p.pts().is_some_and(|pts| segment.wanted.binary_search_by_key(&pts, |w| w.pts).is_ok())
+        };
+        let mut left = segment.wanted.len();
+        let mut needed = Vec::new();
+        for (n, packet) in self.packets.iter().enumerate().skip(segment.start) {
+            let wanted = is_wanted(packet);
+            if wanted || !disposable.is(packet.data()) {
+                needed.push(n);
+            }
+            left -= usize::from(wanted && !packet.is_hidden());
+            if left == 0 {
+                break;
+            }
+        }
+        needed
     }
 
     /// Packets decoding can start at, with their times, both ascending.
@@ -311,13 +352,13 @@ impl Scan {
 }
 
 /// Sends packets and visits frames in presentation order until `visit` says `false`.
-fn each_frame(
+fn each_frame<'a>(
     codec: &mut Codec,
-    packets: &[Packet],
+    packets: impl Iterator<Item = &'a Packet>,
     mut visit: impl FnMut(&Frame) -> Result<bool, DecodeError>,
 ) -> Result<(), DecodeError> {
     let mut frame = Frame::new()?;
-    for packet in packets.iter().map(Some).chain([None]) {
+    for packet in packets.map(Some).chain([None]) {
         codec.send(packet);
         loop {
             match codec.receive(&mut frame) {
@@ -333,7 +374,7 @@ fn each_frame(
 
 fn count_frames(input: &Input<'_>, scan: &Scan) -> Result<(u32, Vec<u32>), DecodeError> {
     let (mut frames, mut keys) = (0, Vec::new());
-    each_frame(&mut input.codec(None)?, &scan.packets, |frame| {
+    each_frame(&mut input.codec(None)?, scan.packets.iter(), |frame| {
         if frame.is_key() {
             keys.push(frames);
         }
@@ -351,6 +392,18 @@ fn frame_rate(input: &Input<'_>, scan: &Scan) -> f64 {
             if span > 0.0 { (times.len() - 1) as f64 / span } else { 0.0 }
         }
         _ => told,
+    }
+}
+
+/// What is converted for a wanted region: it with an even left edge, because two columns share
+/// their chroma; everything where frames are turned.
+fn region(info: &MediaInfo, wanted: Option<Rect>) -> Rect {
+    match wanted {
+        Some(r) if info.rotation == 0 && r.fits(info.size) => {
+            let x = r.x & !1;
+            Rect { x, width: r.width + r.x - x, ..r }
+        }
+        _ => Rect::full(info.size),
     }
 }
 

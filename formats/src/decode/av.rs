@@ -246,6 +246,29 @@ impl<'a> Input<'a> {
         packets
     }
 
+    /// All that the stream's decoder is set up from.
+    pub(crate) fn codec_setup(&self, reorder: Option<usize>) -> CodecSetup {
+        let (codec, extradata) = (self.codec_name(), self.extradata().to_vec());
+        // SAFETY: the stream and its parameters are valid.
+        let (par, base) = unsafe { (&*self.parameters(), (*self.raw_stream()).time_base) };
+        let numbers = [
+            par.codec_tag as i32,
+            par.format,
+            par.width,
+            par.height,
+            par.bits_per_coded_sample,
+            par.color_range as i32,
+            par.color_space as i32,
+            par.color_primaries as i32,
+            par.color_trc as i32,
+            par.chroma_location as i32,
+            par.field_order as i32,
+            base.num,
+            base.den,
+        ];
+        CodecSetup { codec, extradata, numbers, reorder }
+    }
+
     /// The stream's decoder, single threaded; `reorder` overrides the reorder depth where known.
     pub(crate) fn codec(&self, reorder: Option<usize>) -> Result<Codec, DecodeError> {
         // SAFETY: parameters are valid; the context is freed by `Drop`.
@@ -344,8 +367,30 @@ pub(crate) enum Answer {
     End,
 }
 
+/// What a codec is set up from: a codec set up for an equal one can be used after a flush.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CodecSetup {
+    codec: String,
+    extradata: Vec<u8>,
+    /// The other parameters that reach a decoder, and the time base.
+    numbers: [i32; 13],
+    /// Reorder depth, where known.
+    pub(crate) reorder: Option<usize>,
+}
+
+impl CodecSetup {
+    /// Whether it is all that a decoder starts from: some codecs carry what is missing here in the
+    /// stream, and keep it over a flush.
+    pub(crate) fn is_complete(&self) -> bool {
+        !self.extradata.is_empty() || ["vp8", "vp9", "mjpeg"].contains(&self.codec.as_str())
+    }
+}
+
 /// A decoder.
 pub(crate) struct Codec(*mut c::AVCodecContext);
+
+// SAFETY: a single-threaded codec context has no thread affinity, and there is one owner.
+unsafe impl Send for Codec {}
 
 impl Codec {
     /// Hands over a packet, or the end of the stream. Damage is not told here: it shows as frames

@@ -22,17 +22,22 @@ use crate::record::FrameRequest;
 /// Frames a stream may be reordered by; no codec here allows more.
 const MAX_REORDER: usize = 32;
 
-/// Decodes videos; keeps its converter from call to call.
+/// Idle codecs that are kept for the next stream of the same set-up.
+const MAX_IDLE: usize = 4;
+
+/// Decodes videos; keeps its converter and some codecs with their frame buffers from call to call.
 pub struct VideoDecoder {
     conversion: ColorConversion,
     scaler: Option<av::Scaler>,
     turned: Vec<u8>,
+    /// Most recently used last.
+    idle: Vec<(av::CodecSetup, Codec)>,
 }
 
 impl VideoDecoder {
     /// A decoder.
     pub const fn new(conversion: ColorConversion) -> Self {
-        Self { conversion, scaler: None, turned: Vec::new() }
+        Self { conversion, scaler: None, turned: Vec::new(), idle: Vec::new() }
     }
 
     /// Media facts by a packet scan. Streams without usable times (AVI with MPEG-4 and the like)
@@ -78,21 +83,41 @@ impl VideoDecoder {
         clip.reset_region(info.size, region(info, want.region), &want.frames);
         let mut input = Input::open(encoded, false)?;
         let scan = Scan::new(&mut input);
-        let segments = scan.plan(&input, &want.frames);
-        let codec = || input.codec(scan.reorder_depth(&input));
-        if let Some(segments) = segments
-            && self.decode_segments(codec()?, &scan, &segments, info, clip)?
-        {
-            return Ok(());
+        if let Some(segments) = scan.plan(&input, &want.frames) {
+            let setup = input.codec_setup(scan.reorder_depth(&input));
+            let mut codec = self.codec(&input, &setup)?;
+            if self.decode_segments(&mut codec, &scan, &segments, info, clip)? {
+                self.keep(setup, codec);
+                return Ok(());
+            }
         }
         drop(scan);
         self.decode_all(encoded, info, &want.frames, clip)
     }
 
+    /// An idle codec of the same set-up, or a new one.
+    fn codec(&mut self, input: &Input<'_>, setup: &av::CodecSetup) -> Result<Codec, DecodeError> {
+        match self.idle.iter().position(|(known, _)| known == setup) {
+            Some(at) => Ok(self.idle.remove(at).1),
+            None => input.codec(setup.reorder),
+        }
+    }
+
+    /// Keeps a codec that did nothing unexpected.
+    fn keep(&mut self, setup: av::CodecSetup, codec: Codec) {
+        if !setup.is_complete() {
+            return;
+        }
+        if self.idle.len() == MAX_IDLE {
+            self.idle.remove(0);
+        }
+        self.idle.push((setup, codec));
+    }
+
     /// `false` when something unexpected came out.
     fn decode_segments(
         &mut self,
-        mut codec: Codec,
+        codec: &mut Codec,
         scan: &Scan,
         segments: &[Segment],
         info: &MediaInfo,
@@ -102,7 +127,7 @@ impl VideoDecoder {
             let mut left = segment.wanted.len();
             codec.flush();
             let packets = segment.packets.iter().map(|n| &scan.packets[*n]);
-            each_frame(&mut codec, packets, |frame| {
+            each_frame(codec, packets, |frame| {
                 let wanted = |pts: i64| segment.wanted.iter().find(|w| w.pts == pts);
                 let Some(wanted) = frame.pts().and_then(wanted) else { return Ok(true) };
                 if frame.is_damaged() {

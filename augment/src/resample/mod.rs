@@ -2,8 +2,8 @@
 //!
 //! Pillow: two passes over 8-bit pixels, the filter's support widened when shrinking (antialias),
 //! coefficients rounded to 22 fractional bits, an 8-bit result between the passes
-//! (`src/libImaging/Resample.c`). [`plain`] has the passes, [`avx2`] the same numbers faster.
-//! [`torch`](mod@self::torch): interpolation of float tensors.
+//! (`src/libImaging/Resample.c`). `plain` has the passes, `avx2` the same numbers faster.
+//! `torch`: interpolation of float tensors.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -1,0 +1,118 @@
+// Runs the kernels on the host, for the tests. Blocks run one after the other; the threads of a
+// block are fibres that run in turn, in ascending or descending order, each until its next barrier.
+// A kernel with a barrier too few gives different numbers in the two orders.
+#include "host.h"
+
+#include <ucontext.h>
+
+thread_local HostDim threadIdx, blockIdx, blockDim, gridDim;
+thread_local unsigned long long* host_shared;
+
+static const HostKernel* first_kernel;
+
+HostKernel::HostKernel(const char* name, size_t params_bytes, void (*call)(const void*))
+    : name(name), params_bytes(params_bytes), call(call), next(first_kernel) {
+    first_kernel = this;
+}
+
+#include "../color.cu"
+#include "../erase.cu"
+#include "../hog.cu"
+#include "../indices.cu"
+#include "../mix.cu"
+#include "../normalize.cu"
+#include "../patch_norm.cu"
+
+namespace {
+
+const size_t STACK_BYTES = 64 * 1024;
+
+struct Fibre {
+    ucontext_t context;
+    bool done;
+};
+
+thread_local ucontext_t scheduler;
+thread_local Fibre* current;
+thread_local const HostKernel* kernel;
+thread_local const void* kernel_params;
+
+void run_fibre() {
+    kernel->call(kernel_params);
+    current->done = true;
+}
+
+void start(Fibre* fibre, char* stack) {
+    fibre->done = false;
+    getcontext(&fibre->context);
+    fibre->context.uc_stack.ss_sp = stack;
+    fibre->context.uc_stack.ss_size = STACK_BYTES;
+    fibre->context.uc_link = &scheduler;
+    makecontext(&fibre->context, run_fibre, 0);
+}
+
+// Runs every thread to its next barrier or end. Returns how many have ended.
+unsigned turn(Fibre* fibres, unsigned threads, int descending) {
+    unsigned ended = 0;
+    for (unsigned i = 0; i < threads; i++) {
+        unsigned n = descending ? threads - 1 - i : i;
+        threadIdx = {n, 0, 0};
+        current = &fibres[n];
+        swapcontext(&scheduler, &current->context);
+        ended += current->done;
+    }
+    return ended;
+}
+
+enum Outcome { OK = 0, NO_KERNEL = 1, WRONG_PARAMS = 2, SPLIT_BARRIER = 3, NO_MEMORY = 4 };
+
+Outcome run_block(Fibre* fibres, char* stacks, unsigned threads, int descending) {
+    for (unsigned i = 0; i < threads; i++) start(&fibres[i], stacks + i * STACK_BYTES);
+    unsigned ended = 0;
+    while (ended == 0) ended = turn(fibres, threads, descending);
+    return ended == threads ? OK : SPLIT_BARRIER;
+}
+
+Outcome run_grid(unsigned threads, size_t shared_bytes, int descending) {
+    Fibre* fibres = (Fibre*)calloc(threads, sizeof(Fibre));
+    char* stacks = (char*)malloc(threads * STACK_BYTES);
+    host_shared = (unsigned long long*)malloc(shared_bytes + 16);
+    Outcome outcome = fibres && stacks && host_shared ? OK : NO_MEMORY;
+    for (unsigned i = 0; i < gridDim.x && outcome == OK; i++) {
+        blockIdx = {i, 0, 0};
+        // Nothing may be expected of shared memory that was not written: NaNs.
+        memset(host_shared, 0xff, shared_bytes);
+        outcome = run_block(fibres, stacks, threads, descending);
+    }
+    free(host_shared);
+    free(stacks);
+    free(fibres);
+    return outcome;
+}
+
+}  // namespace
+
+double host_exchange(double value, int lane) {
+    static thread_local double values[1024];
+    values[threadIdx.x] = value;
+    host_barrier();
+    double other = values[threadIdx.x ^ (unsigned)lane];
+    host_barrier();
+    return other;
+}
+
+void host_barrier() { swapcontext(&current->context, &scheduler); }
+
+// Runs kernel `name` over `blocks` blocks of `threads` threads. Returns an `Outcome`.
+extern "C" int tubelet_host_launch(const char* name, unsigned blocks, unsigned threads,
+                                   size_t shared_bytes, const void* params, size_t params_bytes,
+                                   int descending) {
+    kernel = first_kernel;
+    while (kernel && strcmp(kernel->name, name) != 0) kernel = kernel->next;
+    if (!kernel) return NO_KERNEL;
+    if (kernel->params_bytes != params_bytes) return WRONG_PARAMS;
+    kernel_params = params;
+    gridDim = {blocks, 1, 1};
+    blockDim = {threads, 1, 1};
+    return run_grid(threads, shared_bytes, descending);
+}

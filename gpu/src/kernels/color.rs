@@ -84,6 +84,6 @@ pub fn color(batch: &FloatBatch, rows: Address, normalise: &Normalise) -> Result
     let blocks = u64::from(batch.rows) * u64::from(batch.frames);
     let values = blocks * 3 * batch.size.area() as u64;
     let launch = Launch::new(kernel, blocks, THREADS, &params)?;
-    // One reading and one writing: what a fused change of all three would need.
-    Ok(launch.with_traffic(values * 2 * batch.dtype.bytes() as u64))
+    // Two readings, one of them for the mean grey, and one writing.
+    Ok(launch.with_traffic(values * 3 * batch.dtype.bytes() as u64))
 }

@@ -129,6 +129,28 @@ DEVICE void store4(F16* at, const float* v) {
     *(Short4*)at = four;
 }
 
+DEVICE void load4(const float* at, float* v) {
+    Float4 four = *(const Float4*)at;
+    for (int i = 0; i < 4; i++) v[i] = four.v[i];
+}
+template <class T>
+DEVICE void load4(const T* at, float* v) {
+    Short4 four = *(const Short4*)at;
+    for (int i = 0; i < 4; i++) {
+        T one = {four.v[i]};
+        v[i] = load(&one);
+    }
+}
+
+template <int V, class T>
+DEVICE void load_run(const T* at, float* values) {
+    if (V == 4) {
+        load4(at, values);
+    } else {
+        values[0] = load(at);
+    }
+}
+
 // V pixels in a row, V = 1 or 4: interleaved RGB bytes to three runs of V looked-up values.
 // For V = 4, `at` is aligned to 4 bytes.
 template <int V>

@@ -16,25 +16,49 @@ struct MixParams {
     u32 box_height;
     u32 box_width;
     u32 blocks;          // blocks a pair
+    u32 vector;          // mixup: whether four elements go at once
+    u32 unused;
 };
+
+template <int V, class T>
+DEVICE void mixup(const MixParams& p, T* a, T* b, u32 first, u32 step) {
+    u32 runs = p.planes * p.height * p.width / V;
+    for (u32 i = first; i < runs; i += step) {
+        float one[V], two[V], mixed[V];
+        load_run<V>(a + (u64)i * V, one);
+        load_run<V>(b + (u64)i * V, two);
+        for (int k = 0; k < V; k++) mixed[k] = one[k] * p.keep + two[k] * p.take;
+        store_run<V>(a + (u64)i * V, mixed);
+        for (int k = 0; k < V; k++) mixed[k] = two[k] * p.keep + one[k] * p.take;
+        store_run<V>(b + (u64)i * V, mixed);
+    }
+}
+
+template <class T>
+DEVICE void cutmix(const MixParams& p, T* a, T* b, u32 first, u32 step) {
+    u32 plane = p.height * p.width, area = p.box_height * p.box_width;
+    for (u32 i = first; i < p.planes * area; i += step) {
+        u32 inside = i % area, y = inside / p.box_width, x = inside % p.box_width;
+        u32 at = i / area * plane + (p.top + y) * p.width + p.left + x;
+        T one = a[at];
+        a[at] = b[at];
+        b[at] = one;
+    }
+}
 
 template <class T>
 DEVICE void mix_body(const MixParams& p) {
     u32 row = blockIdx.x / p.blocks, part = blockIdx.x % p.blocks;
-    u64 plane = (u64)p.height * p.width, values = p.planes * plane;
+    u64 values = (u64)p.planes * p.height * p.width;
     T* a = (T*)p.data + row * values;
     T* b = (T*)p.data + (p.rows - 1 - row) * values;
-    u64 area = p.cut ? (u64)p.box_height * p.box_width : plane;
-    u64 step = (u64)p.blocks * blockDim.x;
-    for (u64 i = (u64)part * blockDim.x + threadIdx.x; i < p.planes * area; i += step) {
-        u64 at = i;
-        if (p.cut) {
-            u32 y = (u32)(i % area) / p.box_width, x = (u32)(i % area) % p.box_width;
-            at = i / area * plane + (u64)(p.top + y) * p.width + p.left + x;
-        }
-        float one = load(a + at), two = load(b + at);
-        store(a + at, p.cut ? two : one * p.keep + two * p.take);
-        store(b + at, p.cut ? one : two * p.keep + one * p.take);
+    u32 first = part * blockDim.x + threadIdx.x, step = p.blocks * blockDim.x;
+    if (p.cut) {
+        cutmix(p, a, b, first, step);
+    } else if (p.vector) {
+        mixup<4>(p, a, b, first, step);
+    } else {
+        mixup<1>(p, a, b, first, step);
     }
 }
 

@@ -42,6 +42,8 @@ struct MixParams {
     box_height: u32,
     box_width: u32,
     blocks: u32,
+    vector: u32,
+    unused: u32,
 }
 
 /// Mixes the rows of `batch` in place. `None` where nothing changes: an empty box.
@@ -62,6 +64,12 @@ pub fn mix(batch: &FloatBatch, how: Mix) -> Result<Option<Launch>, GpuError> {
     }
     let pairs = u64::from(batch.rows.div_ceil(2));
     let elements = u64::from(planes) * area;
+    let row_values = u64::from(planes) * batch.size.area() as u64;
+    if row_values > u64::from(u32::MAX / 2) {
+        let valid = "a row has at most 2147483647 values";
+        return Err(GpuError::shape("row of a batch", row_values, valid));
+    }
+    let vector = region.is_none() && row_values % 4 == 0 && batch.address.is_aligned(16);
     let blocks = elements.div_ceil(u64::from(THREADS) * ELEMENTS);
     let params = MixParams {
         data: batch.address,
@@ -77,6 +85,8 @@ pub fn mix(batch: &FloatBatch, how: Mix) -> Result<Option<Launch>, GpuError> {
         box_height: region.map_or(0, |r| r.height),
         box_width: region.map_or(0, |r| r.width),
         blocks: blocks as u32,
+        vector: u32::from(vector),
+        unused: 0,
     };
     let traffic = u64::from(batch.rows) * elements * 2 * batch.dtype.bytes() as u64;
     Ok(Some(Launch::new(kernel, pairs * blocks, THREADS, &params)?.with_traffic(traffic)))

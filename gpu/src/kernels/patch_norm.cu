@@ -1,4 +1,4 @@
-// Pixel targets of every published formula. One block a token.
+// Pixel targets of every published formula. One block a few tokens, one after the other.
 //
 // The table holds the value of each grey level before the token is standardised (normalised, or put
 // back to 0..1), computed on the host; sums are f64 as on the host.
@@ -24,16 +24,19 @@ struct PatchNormParams {
     u32 vector;            // whether four pixels go at once: patch_w % 4 == 0 and width % 4 == 0
     u32 standardise;       // 0: values as they are
     u32 joint;             // 1: one mean and variance over all channels
+    u32 written;           // rows x max_tokens
+    u32 per_block;         // tokens that a block makes
 };
 
-// Reads the token's values to `values` (frame, row, column, channel) and returns this thread's sums.
+// Reads the values of the `n`-th token to `values` (frame, row, column, channel) and adds them to
+// this thread's sums.
 template <int V>
-DEVICE void read_token(const PatchNormParams& p, u32 token, const float* table, float* values,
+DEVICE void read_token(const PatchNormParams& p, u32 n, const float* table, float* values,
                        double* sums) {
+    u32 row = n / p.max_tokens, token = p.tokens[n];
     u32 columns = p.width / p.patch_w, cells = p.height / p.patch_h * columns;
     u32 slot = token / cells, cell = token % cells;
     u32 top = cell / columns * p.patch_h, left = cell % columns * p.patch_w;
-    u32 row = blockIdx.x / p.max_tokens;
     u32 runs_a_line = p.patch_w / V, runs = p.per_slot * p.patch_h * runs_a_line;
     for (u32 i = threadIdx.x; i < runs; i += blockDim.x) {
         u32 line = i / runs_a_line, x = i % runs_a_line * V;
@@ -72,46 +75,55 @@ DEVICE void add_up(double* sums, u32 joint, double* scratch) {
     if (joint) sums[0] = sums[1] = sums[2] = sums[0] + sums[1] + sums[2];
 }
 
-KERNEL(patch_norm, PatchNormParams) {
-    __shared__ float table[768];
-    __shared__ double scratch[3 * 4];
-    DYNAMIC_SHARED(shared);
-    float* values = (float*)shared;
-    u32 dim = p.per_slot * p.patch_h * p.patch_w * 3;
-    float* out = p.out + (u64)blockIdx.x * dim;
-    u32 row = blockIdx.x / p.max_tokens;
-    if (blockIdx.x % p.max_tokens >= p.counts[row]) {
-        for (u32 i = threadIdx.x; i < dim; i += blockDim.x) out[i] = 0.0f;
-        return;
-    }
-    copy_table(p.table, table);
-    __syncthreads();
-    double means[3] = {0.0, 0.0, 0.0}, scales[3] = {0.0, 0.0, 0.0};
-    u32 token = p.tokens[blockIdx.x];
-    if (p.vector) {
-        read_token<4>(p, token, table, values, means);
-    } else {
-        read_token<1>(p, token, table, values, means);
-    }
+// Means and scales of the values: (value - mean) * scale is the target.
+template <int V>
+DEVICE void statistics(const PatchNormParams& p, u32 dim, const float* values, double* scratch,
+                       double* means, double* scales) {
     double n = p.joint ? dim : dim / 3;
-    if (p.standardise) {
-        add_up(means, p.joint, scratch);
-        for (int c = 0; c < 3; c++) means[c] /= n;
-        if (p.vector) {
-            square_token<4>(p, values, means, scales);
-        } else {
-            square_token<1>(p, values, means, scales);
-        }
-        add_up(scales, p.joint, scratch);
-        for (int c = 0; c < 3; c++) {
-            scales[c] = 1.0 / (sqrt(scales[c] / (n - p.bias) + p.inside) + p.outside);
-        }
+    add_up(means, p.joint, scratch);
+    for (int c = 0; c < 3; c++) means[c] /= n;
+    square_token<V>(p, values, means, scales);
+    add_up(scales, p.joint, scratch);
+    for (int c = 0; c < 3; c++) {
+        scales[c] = 1.0 / (sqrt(scales[c] / (n - p.bias) + p.inside) + p.outside);
     }
+}
+
+template <int V>
+DEVICE void make_token(const PatchNormParams& p, u32 n, u32 dim, const float* table, float* values,
+                       double* scratch) {
+    double means[3] = {0.0, 0.0, 0.0}, scales[3] = {0.0, 0.0, 0.0};
+    float* out = p.out + (u64)n * dim;
+    read_token<V>(p, n, table, values, means);
+    if (p.standardise) statistics<V>(p, dim, values, scratch, means, scales);
     __syncthreads();
     for (u32 i = threadIdx.x; i < dim; i += blockDim.x) {
         u32 c = i % 3;
         double mean = c == 0 ? means[0] : c == 1 ? means[1] : means[2];
         double scale = c == 0 ? scales[0] : c == 1 ? scales[1] : scales[2];
         out[i] = p.standardise ? (float)(((double)values[i] - mean) * scale) : values[i];
+    }
+    // The next token's values take the place of these.
+    __syncthreads();
+}
+
+KERNEL(patch_norm, PatchNormParams) {
+    __shared__ float table[768];
+    __shared__ double scratch[3 * 4];
+    DYNAMIC_SHARED(shared);
+    float* values = (float*)shared;
+    u32 dim = p.per_slot * p.patch_h * p.patch_w * 3;
+    copy_table(p.table, table);
+    __syncthreads();
+    u32 end = min((blockIdx.x + 1) * p.per_block, p.written);
+    for (u32 n = blockIdx.x * p.per_block; n < end; n++) {
+        if (n % p.max_tokens >= p.counts[n / p.max_tokens]) {
+            float* out = p.out + (u64)n * dim;
+            for (u32 i = threadIdx.x; i < dim; i += blockDim.x) out[i] = 0.0f;
+        } else if (p.vector) {
+            make_token<4>(p, n, dim, table, values, scratch);
+        } else {
+            make_token<1>(p, n, dim, table, values, scratch);
+        }
     }
 }

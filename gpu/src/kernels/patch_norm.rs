@@ -10,6 +10,8 @@ use crate::error::GpuError;
 
 /// Threads of a block; the kernel's sums have room for as many warps.
 const THREADS: u32 = 128;
+/// Tokens that a block makes, so that reading the table pays.
+const TOKENS: u32 = 4;
 /// Static shared memory of the kernel: the table and the sums, rounded up.
 const STATIC_BYTES: u32 = 4096;
 
@@ -56,6 +58,8 @@ struct PatchNormParams {
     vector: u32,
     standardise: u32,
     joint: u32,
+    written: u32,
+    per_block: u32,
 }
 
 /// A formula in numbers: (x − μ)/(√(Σ(x − μ)²/(n − bias) + inside) + outside).
@@ -113,6 +117,7 @@ pub fn patch_norm(
     }
     let formula = Formula::of(spec.norm);
     let aligned = spec.patch.w % 4 == 0 && pixels.size.width % 4 == 0;
+    let written = u64::from(pixels.rows) * u64::from(tokens.count);
     let params = PatchNormParams {
         pixels: pixels.address,
         table,
@@ -133,8 +138,9 @@ pub fn patch_norm(
         vector: u32::from(aligned && pixels.address.is_aligned(4)),
         standardise: u32::from(formula.standardise),
         joint: u32::from(formula.joint),
+        written: written as u32,
+        per_block: TOKENS,
     };
-    let blocks = u64::from(pixels.rows) * u64::from(tokens.count);
-    let launch = Launch::new("patch_norm", blocks, THREADS, &params)?;
-    Ok(launch.with_shared(dim * 4).with_traffic(blocks * u64::from(dim) * 5))
+    let launch = Launch::new("patch_norm", written.div_ceil(u64::from(TOKENS)), THREADS, &params)?;
+    Ok(launch.with_shared(dim * 4).with_traffic(written * u64::from(dim) * 5))
 }

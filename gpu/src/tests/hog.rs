@@ -1,6 +1,6 @@
 //! HOG targets.
 
-use tubelet_augment::normalise::{IMAGENET, SLOWFAST};
+use tubelet_augment::normalise::SLOWFAST;
 use tubelet_augment::target::hog::{HogScratch, HogSpec, gaussian_window, hog_targets};
 use tubelet_core::{PatchSize, Size};
 
@@ -166,9 +166,8 @@ fn bins_at_reflected_borders_are_equal() {
 #[test]
 fn a_flat_picture_has_empty_histograms() {
     on_each_device(|device| {
-        let input = Input::Bytes(vec![200; VIT.values()]);
-        VIT.check(device, &input);
-        assert_eq!(IMAGENET.table().len(), 3);
+        // The host's are zero: `target/hog.rs` tests that.
+        VIT.check(device, &Input::Bytes(vec![200; VIT.values()]));
     });
 }
 

@@ -119,18 +119,15 @@ fn flat_tokens_become_zero() {
         let list = TokenList { address: tokens.address(), count: 1, counts: counts.address() };
         let size = Size::square(8);
         let pixels = Pixels { address: pixels.address(), rows: 1, frames: 1, size };
-        for norm in NORMS.into_iter().skip(1) {
+        // Not MAE's: jointly, three channels of one grey level differ after normalisation.
+        for norm in [PatchNorm::Videomae, PatchNorm::Omnimae, PatchNorm::Bootmae] {
             let table = device.copy(&target_table(norm, &IMAGENET));
             let out = device.room::<f32>(192);
             let chosen = chosen.address();
             let spec = PatchNormSpec { norm, patch: patch(1, 8, 8), chosen, per_slot: 1 };
-            let launch = if norm == PatchNorm::Mae { None } else { Some(()) };
-            // Jointly, three channels of one grey level differ after normalisation.
-            if launch.is_some() {
-                let launch = patch_norm(&spec, &pixels, table.address(), &list, out.address());
-                device.run(&launch.expect("fits"));
-                assert_close(&out.read::<f32>(), &[0.0; 192], 0.0);
-            }
+            let launch = patch_norm(&spec, &pixels, table.address(), &list, out.address());
+            device.run(&launch.expect("fits"));
+            assert_close(&out.read::<f32>(), &[0.0; 192], 0.0);
         }
     });
 }

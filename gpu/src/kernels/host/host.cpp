@@ -1,6 +1,7 @@
 // Runs the kernels on the host, for the tests. Blocks run one after the other; the threads of a
-// block are fibres that run in turn, in ascending or descending order, each until its next barrier.
-// A kernel with a barrier too few gives different numbers in the two orders.
+// block are fibres that run in turn, in ascending or descending order, each until its next barrier,
+// that of its warp (a shuffle) or of its block. A kernel with a barrier too few gives different
+// numbers in the two orders.
 #include "host.h"
 
 #include <ucontext.h>
@@ -27,9 +28,12 @@ namespace {
 
 const size_t STACK_BYTES = 64 * 1024;
 
+// Where a fibre stands.
+enum Stand { READY, AT_WARP_BARRIER, AT_BLOCK_BARRIER, ENDED };
+
 struct Fibre {
     ucontext_t context;
-    bool done;
+    Stand stand;
 };
 
 thread_local ucontext_t scheduler;
@@ -39,11 +43,11 @@ thread_local const void* kernel_params;
 
 void run_fibre() {
     kernel->call(kernel_params);
-    current->done = true;
+    current->stand = ENDED;
 }
 
 void start(Fibre* fibre, char* stack) {
-    fibre->done = false;
+    fibre->stand = READY;
     getcontext(&fibre->context);
     fibre->context.uc_stack.ss_sp = stack;
     fibre->context.uc_stack.ss_size = STACK_BYTES;
@@ -51,25 +55,51 @@ void start(Fibre* fibre, char* stack) {
     makecontext(&fibre->context, run_fibre, 0);
 }
 
-// Runs every thread to its next barrier or end. Returns how many have ended.
-unsigned turn(Fibre* fibres, unsigned threads, int descending) {
-    unsigned ended = 0;
-    for (unsigned i = 0; i < threads; i++) {
-        unsigned n = descending ? threads - 1 - i : i;
-        threadIdx = {n, 0, 0};
-        current = &fibres[n];
-        swapcontext(&scheduler, &current->context);
-        ended += current->done;
+// Hands over to the scheduler, to go on when the others have come to the same barrier.
+void wait_at(Stand barrier) {
+    current->stand = barrier;
+    swapcontext(&current->context, &scheduler);
+}
+
+// Runs the threads `first..end` that stand at `from` to their next barrier or end, in order.
+// Returns how many of all stand at a warp's barrier then.
+unsigned turn(Fibre* fibres, unsigned first, unsigned end, Stand from, int descending) {
+    unsigned waiting = 0;
+    for (unsigned i = first; i < end; i++) {
+        unsigned n = descending ? first + end - 1 - i : i;
+        if (fibres[n].stand == from) {
+            threadIdx = {n, 0, 0};
+            current = &fibres[n];
+            swapcontext(&scheduler, &current->context);
+        }
+        waiting += fibres[n].stand == AT_WARP_BARRIER;
     }
-    return ended;
+    return waiting;
 }
 
 enum Outcome { OK = 0, NO_KERNEL = 1, WRONG_PARAMS = 2, SPLIT_BARRIER = 3, NO_MEMORY = 4 };
 
+// Runs a warp to the block's next barrier. Its threads pass the warp's barriers together, or the
+// kernel is wrong.
+bool run_warp(Fibre* fibres, unsigned first, unsigned end, Stand from, int descending) {
+    unsigned waiting = turn(fibres, first, end, from, descending);
+    while (waiting == end - first) {
+        waiting = turn(fibres, first, end, AT_WARP_BARRIER, descending);
+    }
+    return waiting == 0;
+}
+
 Outcome run_block(Fibre* fibres, char* stacks, unsigned threads, int descending) {
     for (unsigned i = 0; i < threads; i++) start(&fibres[i], stacks + i * STACK_BYTES);
-    unsigned ended = 0;
-    while (ended == 0) ended = turn(fibres, threads, descending);
+    unsigned warps = (threads + 31) / 32, ended = 0;
+    for (Stand from = READY; ended == 0; from = AT_BLOCK_BARRIER) {
+        for (unsigned i = 0; i < warps; i++) {
+            unsigned first = (descending ? warps - 1 - i : i) * 32;
+            unsigned end = first + 32 < threads ? first + 32 : threads;
+            if (!run_warp(fibres, first, end, from, descending)) return SPLIT_BARRIER;
+        }
+        for (unsigned i = 0; i < threads; i++) ended += fibres[i].stand == ENDED;
+    }
     return ended == threads ? OK : SPLIT_BARRIER;
 }
 
@@ -95,13 +125,13 @@ Outcome run_grid(unsigned threads, size_t shared_bytes, int descending) {
 double host_exchange(double value, int lane) {
     static thread_local double values[1024];
     values[threadIdx.x] = value;
-    host_barrier();
+    wait_at(AT_WARP_BARRIER);
     double other = values[threadIdx.x ^ (unsigned)lane];
-    host_barrier();
+    wait_at(AT_WARP_BARRIER);
     return other;
 }
 
-void host_barrier() { swapcontext(&current->context, &scheduler); }
+void host_barrier() { wait_at(AT_BLOCK_BARRIER); }
 
 // Runs kernel `name` over `blocks` blocks of `threads` threads. Returns an `Outcome`.
 extern "C" int tubelet_host_launch(const char* name, unsigned blocks, unsigned threads,

@@ -27,7 +27,8 @@ struct HostKernel {
     HostKernel(const char* name, size_t params_bytes, void (*call)(const void*));
 };
 
-// The value that the thread whose number differs in the bits `lane` has. The whole block calls it.
+// The value that the thread of the warp whose number differs in the bits `lane` has. The whole warp
+// calls it.
 double host_exchange(double value, int lane);
 
 #define __syncthreads() host_barrier()

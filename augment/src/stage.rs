@@ -151,6 +151,29 @@ impl HostStage {
 }
 
 impl HostTensors {
+    /// A copy of the rows `range`. Index lists keep the batch's widths.
+    ///
+    /// # Panics
+    /// When `range` is outside the batch.
+    pub fn slice(&self, range: std::ops::Range<usize>) -> Self {
+        fn part<T: Clone>(all: &[T], rows: usize, range: &std::ops::Range<usize>) -> Vec<T> {
+            let row = all.len() / rows.max(1);
+            all[range.start * row..range.end * row].to_vec()
+        }
+        Self {
+            rows: range.len(),
+            pixels: part(&self.pixels, self.rows, &range),
+            mask: part(&self.mask, self.rows, &range),
+            visible: part(&self.visible, self.rows, &range),
+            masked: part(&self.masked, self.rows, &range),
+            masked_count: part(&self.masked_count, self.rows, &range),
+            targets: part(&self.targets, self.rows, &range),
+            labels: part(&self.labels, self.rows, &range),
+            samples: part(&self.samples, self.rows, &range),
+            ..*self
+        }
+    }
+
     /// Fills the mask and both index lists from u8 `[rows, tokens]`.
     fn set_mask(&mut self, mask: &[u8]) {
         self.mask = mask.iter().map(|m| *m != 0).collect();

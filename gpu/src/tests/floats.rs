@@ -103,6 +103,27 @@ fn rows_are_mixed_with_their_partners() {
     });
 }
 
+/// Rows of 105 values, which do not come in fours.
+#[test]
+fn odd_rows_are_mixed_too() {
+    let values = normal(33, 2 * 105);
+    let size = Size::new(7, 5);
+    on_each_device(|device| {
+        for dtype in DTYPES {
+            let (data, rounded) = upload(device, &values, dtype);
+            let batch = FloatBatch { address: data.address(), dtype, rows: 2, frames: 1, size };
+            let launch = mix(&batch, Mix::Mixup { lambda: 0.25 }).expect("fits");
+            device.run(&launch.expect("not empty"));
+            let (a, b) = rounded.split_at(105);
+            let mixed = |a: &[f32], b: &[f32]| -> Vec<f32> {
+                a.iter().zip(b).map(|(a, b)| a * 0.25 + b * 0.75).collect()
+            };
+            let want = [mixed(a, b), mixed(b, a)].concat();
+            assert_close(&download(&data, dtype), &want, tolerance(dtype));
+        }
+    });
+}
+
 #[test]
 fn impossible_mixes_are_refused() {
     let batch = batch(Address(64), DType::F32, 2);

@@ -107,6 +107,14 @@ impl DeviceStage {
         Ok(tensors)
     }
 
+    /// Waits until everything that was submitted is done.
+    ///
+    /// # Errors
+    /// When any of it failed.
+    pub fn finish(&self) -> Result<(), GpuError> {
+        self.compute.synchronize().map_err(GpuError::driver("finish the queued batches"))
+    }
+
     /// Makes buffer `turn` large enough and tells its address.
     fn buffer(&mut self, turn: usize, bytes: usize) -> Result<Address, GpuError> {
         let old = self.buffers[turn].take().filter(|b| b.bytes.len() >= bytes);

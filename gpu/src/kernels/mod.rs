@@ -71,7 +71,7 @@ impl DType {
     }
 }
 
-/// Element types of batches in floats, in the order of [`Family`]'s kernels.
+/// Element types of batches in floats, in the order of each family of kernels.
 const FLOATS: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
 
 /// A source file: one program for the compiler.

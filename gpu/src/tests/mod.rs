@@ -11,4 +11,6 @@ mod hog;
 mod normalize;
 mod patch_norm;
 mod plan;
+#[cfg(host_kernels)]
+mod simulated;
 mod stage;

@@ -68,6 +68,29 @@ fn batches_become_the_hosts_tensors_and_slots_come_back() {
     assert_eq!(memory.allocated().1, 0, "slots on the heap");
 }
 
+/// Under a simulated driver whose call fails: an error, and the slot comes back all the same.
+#[test]
+fn failing_stages_give_errors_and_slots_back() {
+    let Some(gpu) = gpu() else { return };
+    if std::env::var("TUBELET_SIMULATED_FAILURE").unwrap_or_default().is_empty() {
+        return;
+    }
+    let recipe = built_in("mae-tiny", Stage::Pretrain, &[]);
+    let plan = StagePlan::new(&recipe, Input::Planes(PlaneOrder::ChannelFirst), DType::F32);
+    let given_back = Arc::new(AtomicUsize::new(0));
+    let (layout, memory) = slot(&recipe);
+    match DeviceStage::new(&gpu, plan) {
+        Err(error) => assert!(error.to_string().contains("allocate device memory"), "{error}"),
+        Ok(mut stage) => {
+            let slot = Slot { layout, memory, given_back: Arc::clone(&given_back) };
+            let error = stage.submit(slot, Slot::batch).expect_err("fails").to_string();
+            assert!(error.contains("start a kernel") || error.contains("order streams"), "{error}");
+            drop(stage);
+            assert_eq!(given_back.load(Ordering::SeqCst), 1, "slots that came back");
+        }
+    }
+}
+
 #[test]
 fn a_missing_gpu_is_explained() {
     if let Err(reason) = crate::Gpu::probe() {

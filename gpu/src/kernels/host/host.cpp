@@ -133,12 +133,23 @@ double host_exchange(double value, int lane) {
 
 void host_barrier() { wait_at(AT_BLOCK_BARRIER); }
 
+static const HostKernel* find_kernel(const char* name) {
+    const HostKernel* found = first_kernel;
+    while (found && strcmp(found->name, name) != 0) found = found->next;
+    return found;
+}
+
+// Bytes of a kernel's parameters; 0 where there is no such kernel.
+size_t host_params_bytes(const char* name) {
+    const HostKernel* found = find_kernel(name);
+    return found ? found->params_bytes : 0;
+}
+
 // Runs kernel `name` over `blocks` blocks of `threads` threads. Returns an `Outcome`.
 extern "C" int tubelet_host_launch(const char* name, unsigned blocks, unsigned threads,
                                    size_t shared_bytes, const void* params, size_t params_bytes,
                                    int descending) {
-    kernel = first_kernel;
-    while (kernel && strcmp(kernel->name, name) != 0) kernel = kernel->next;
+    kernel = find_kernel(name);
     if (!kernel) return NO_KERNEL;
     if (kernel->params_bytes != params_bytes) return WRONG_PARAMS;
     kernel_params = params;

@@ -37,7 +37,10 @@ fn mistakes_exit_with_2_and_say_what_would_be_right() {
     let data = path(root.path());
     assert!(fails(2, &["inspect", data, "--sample", "9"]).contains("2"));
     assert!(fails(2, &["dump", data, "--recipe", "mae-tiny", "-o", "x"]).contains("--samples"));
-    fails(2, &["bench", data, "--recipe", "mae-tiny", "--stage", "device"]);
+    if let Err(reason) = tubelet_gpu::Gpu::probe() {
+        let device = fails(2, &["bench", data, "--recipe", "mae-tiny", "--stage", "device"]);
+        assert!(device.contains(&reason.to_string()), "{device}");
+    }
     fails(2, &["convert", data, "-o", "x", "--images", "train"]);
 }
 

@@ -2,7 +2,7 @@
 
 /// Whether decoding can start at this H.264 packet and every frame shown after it is right: it
 /// holds an IDR slice, or a recovery point that takes no further frames.
-pub(super) fn is_clean_start(extradata: &[u8], packet: &[u8]) -> bool {
+pub(crate) fn is_clean_start(extradata: &[u8], packet: &[u8]) -> bool {
     let found = |unit: &[u8]| match unit.first().map(|b| b & 0x1f) {
         Some(5) => true,
         Some(6) => recovery_frames(&unit[1..]) == Some(0),
@@ -11,6 +11,18 @@ pub(super) fn is_clean_start(extradata: &[u8], packet: &[u8]) -> bool {
     match length_size(extradata) {
         Some(size) => LengthPrefixed { rest: packet, size }.any(found),
         None => StartCodes { rest: packet }.any(found),
+    }
+}
+
+/// Whether the picture of this H.264 packet is kept for others to refer to: `nal_ref_idc` of its
+/// slices; `None` when there is no slice in it.
+#[cfg(test)]
+pub(crate) fn is_reference(extradata: &[u8], packet: &[u8]) -> Option<bool> {
+    let slice =
+        |unit: &[u8]| unit.first().filter(|b| matches!(*b & 0x1f, 1..=5)).map(|b| b >> 5 & 3 != 0);
+    match length_size(extradata) {
+        Some(size) => LengthPrefixed { rest: packet, size }.find_map(slice),
+        None => StartCodes { rest: packet }.find_map(slice),
     }
 }
 

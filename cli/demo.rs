@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::Args;
 use tubelet_augment::RecipeFile;
-use tubelet_formats::convert::{ConvertOptions, OnBroken, Profile, convert};
+use tubelet_formats::convert::{ConvertOptions, OnBroken, convert};
 use tubelet_formats::{OpenOptions, open};
 use tubelet_trainer::report::{Line, Page, RECONSTRUCTIONS, RECONSTRUCTIONS_CAPTION, REPORT};
 use tubelet_trainer::run::Metric;
@@ -114,12 +114,10 @@ fn convert_splits(data: &Path, shards: &Path) -> Result<()> {
             open(data, &OpenOptions { split: split.to_owned(), ..OpenOptions::default() })?;
         let options = ConvertOptions {
             shard_size: 4 << 20,
-            images: Profile::Keep,
-            video: Profile::Keep,
-            task: (0, 1),
             on_error: OnBroken::Fail,
             workers: default_workers(),
             split: split.to_owned(),
+            ..ConvertOptions::default()
         };
         convert(reader.as_ref(), "tubelet demo", &shards.join(split), &options, &|_, _| {})?;
     }

@@ -99,12 +99,27 @@ pub struct MediaInfo {
     pub rotation: u16,
     /// Presentation indices of the key frames, ascending; `[0]` for a picture.
     pub keyframes: Vec<u32>,
+    /// How the references of a video are spaced, where a conversion has made them regular.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spacing: Option<Spacing>,
+}
+
+/// Regular spacing of a video's reference frames, as `convert --video train` makes it: a key frame
+/// at every multiple of `gop`, and every frame that is a multiple of `stride` can be decoded without
+/// those that are not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Spacing {
+    /// Distance of reference frames; a divisor of `gop`.
+    pub stride: u32,
+    /// Distance of key frames.
+    pub gop: u32,
 }
 
 impl MediaInfo {
     /// The facts of a still picture.
     pub fn picture(size: Size, codec: &str) -> Self {
-        Self { size, frames: 1, fps: 0.0, codec: codec.to_owned(), rotation: 0, keyframes: vec![0] }
+        let (codec, keyframes) = (codec.to_owned(), vec![0]);
+        Self { size, frames: 1, fps: 0.0, codec, rotation: 0, keyframes, spacing: None }
     }
 
     /// Duration in seconds; 0 where no frame rate is known.

@@ -106,11 +106,9 @@ impl SampleRng {
     /// The stream named by these five numbers.
     pub fn new(seed: u64, epoch: u32, sample: u64, repeat: u16, purpose: Draw) -> Self {
         debug_assert!(sample < 1 << 40, "sample ids are below 2^40");
-        let last =
-            ((sample >> 32) as u32 & 0xff) << 24 | (purpose as u32) << 16 | u32::from(repeat);
         Self {
             key: [seed as u32, (seed >> 32) as u32],
-            counter: [0, epoch, sample as u32, last],
+            counter: [0, epoch, sample as u32, last_word(sample, repeat, purpose)],
             block: [0; 4],
             used: 4,
         }
@@ -201,8 +199,14 @@ impl SampleRng {
     }
 }
 
-/// One block of Philox 4x32 with ten rounds.
-fn philox4x32_10(mut c: [u32; 4], mut k: [u32; 2]) -> [u32; 4] {
+/// The last word of a stream's counter: what `epoch` and the sample's low bits do not say.
+pub fn last_word(sample: u64, repeat: u16, purpose: Draw) -> u32 {
+    ((sample >> 32) as u32 & 0xff) << 24 | (purpose as u32) << 16 | u32::from(repeat)
+}
+
+/// One block of Philox 4x32 with ten rounds: 128 random bits of a counter and a key. Streams count
+/// in the first word from 0; counters from 2^31 on are free for draws made in parallel.
+pub fn philox4x32_10(mut c: [u32; 4], mut k: [u32; 2]) -> [u32; 4] {
     const M0: u64 = 0xD251_1F53;
     const M1: u64 = 0xCD9E_8D57;
     const W0: u32 = 0x9E37_79B9;

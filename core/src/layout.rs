@@ -195,6 +195,11 @@ impl<'a> BatchRef<'a> {
         self.layout
     }
 
+    /// All bytes of the slot, [`BatchLayout::bytes`] of them: what one copy to a device moves.
+    pub fn bytes(&self) -> &'a [u8] {
+        &self.bytes[..self.layout.bytes]
+    }
+
     /// Filled rows: the batch size, or fewer in the last batch of an evaluation.
     pub fn rows(&self) -> usize {
         self.rows

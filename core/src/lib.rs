@@ -9,7 +9,7 @@ pub mod layout;
 pub mod memory;
 pub mod patch;
 
-pub use clip::{Clip, MediaInfo, Rect, Size};
+pub use clip::{Clip, MediaInfo, Rect, Size, Spacing};
 pub use key::{BatchKey, Draw, SampleId, SampleKey, SampleRng};
 pub use layout::{BatchLayout, BatchRef, Field, RowMut, ViewLayout};
 pub use memory::{AllocError, Heap, HostBuf, HostMemory};

@@ -158,7 +158,13 @@ impl<'a> Input<'a> {
         Ok(())
     }
 
-    fn raw_stream(&self) -> *mut c::AVStream {
+    /// The container itself, for who copies other streams of it.
+    pub(crate) fn raw(&self) -> *mut c::AVFormatContext {
+        self.ctx
+    }
+
+    /// The chosen stream itself.
+    pub(crate) fn raw_stream(&self) -> *mut c::AVStream {
         // SAFETY: `choose` took the number from this context.
         unsafe { *(*self.ctx).streams.add(self.stream) }
     }
@@ -445,7 +451,8 @@ impl Frame {
         Ok(Self(raw))
     }
 
-    fn get(&self) -> &c::AVFrame {
+    /// The frame itself.
+    pub(crate) fn get(&self) -> &c::AVFrame {
         // SAFETY: owned and valid.
         unsafe { &*self.0 }
     }

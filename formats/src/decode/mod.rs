@@ -13,7 +13,7 @@ pub(crate) mod av;
 pub mod image;
 pub mod jpeg;
 #[cfg(feature = "video")]
-mod nal;
+pub(crate) mod nal;
 #[cfg(feature = "video")]
 pub mod video;
 #[cfg(feature = "video")]

@@ -3,7 +3,7 @@
 
 /// Whether decoding can start at this H.264 packet and every frame shown after it is right: it
 /// holds an IDR slice, or a recovery point that takes no further frames.
-pub(super) fn is_clean_start(extradata: &[u8], packet: &[u8]) -> bool {
+pub(crate) fn is_clean_start(extradata: &[u8], packet: &[u8]) -> bool {
     let found = |unit: &[u8]| match unit.first().map(|b| b & 0x1f) {
         Some(5) => true,
         Some(6) => recovery_frames(&unit[1..]) == Some(0),
@@ -93,6 +93,15 @@ fn units(length: Option<usize>, packet: &[u8]) -> impl Iterator<Item = &[u8]> {
         None => (None, Some(StartCodes { rest: packet })),
     };
     lengths.into_iter().flatten().chain(codes.into_iter().flatten())
+}
+
+/// Whether the picture of this H.264 packet is kept for others to refer to: `nal_ref_idc` of its
+/// slices; `None` when there is no slice in it.
+#[cfg(test)]
+pub(crate) fn is_reference(extradata: &[u8], packet: &[u8]) -> Option<bool> {
+    let slice =
+        |unit: &[u8]| unit.first().filter(|b| matches!(*b & 0x1f, 1..=5)).map(|b| b >> 5 & 3 != 0);
+    units(length_size(extradata, 4), packet).find_map(slice)
 }
 
 /// Bytes of a unit's length in MP4's form, told at `at`; `None` for the form with start codes.

@@ -65,6 +65,7 @@ impl VideoDecoder {
             codec: input.codec_name(),
             rotation,
             keyframes,
+            spacing: None,
         })
     }
 
@@ -248,6 +249,37 @@ pub fn decode_native(
         index += 1;
         Ok(visit(native))
     })
+}
+
+/// What [`each_shown`] tells of a frame beside its pixels: the open container and, where times
+/// number the stream's frames, its time in the stream's time base.
+pub(crate) type Visit<'a> =
+    dyn FnMut(&Input<'_>, &Frame, Option<i64>) -> Result<(), DecodeError> + 'a;
+
+/// Decodes every frame of a video that is shown, in order; returns their number.
+///
+/// # Errors
+/// When the container cannot be opened, a frame is damaged or does not come out, or `visit` fails.
+pub(crate) fn each_shown(encoded: &[u8], visit: &mut Visit<'_>) -> Result<u32, DecodeError> {
+    let mut input = Input::open(encoded, true)?;
+    let scan = Scan::new(&mut input);
+    let (mut decoded, mut shown) = (0, 0);
+    each_frame(&mut input.codec(scan.reorder_depth(&input))?, scan.packets.iter(), |frame| {
+        let index = scan.index_of(frame, decoded);
+        decoded += 1;
+        let Some(index) = index else { return Ok(true) };
+        if index != shown || frame.is_damaged() {
+            let what = format!("frame {} is damaged or missing", shown.min(index));
+            return Err(DecodeError::Damaged(what));
+        }
+        shown += 1;
+        visit(&input, frame, frame.pts().filter(|_| scan.times.is_some()))?;
+        Ok(true)
+    })?;
+    match scan.times.as_ref().map(|t| t.len() as u32) {
+        Some(have) if shown < have => Err(DecodeError::MissingFrame { wanted: shown, have: shown }),
+        _ => Ok(shown),
+    }
 }
 
 /// A wanted frame: its time, and its place in the clip.

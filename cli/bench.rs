@@ -7,9 +7,11 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
 use serde_json::{Value, json};
-use tubelet_augment::{HostStage, Stage};
-use tubelet_core::Heap;
-use tubelet_loader::{Batches, Cursor, Loader, LoaderConfig, Order, Stats};
+use tubelet_augment::{HostStage, Recipe, Stage};
+use tubelet_core::{Heap, HostMemory};
+use tubelet_gpu::kernels::PlaneOrder;
+use tubelet_gpu::{DType, DeviceStage, Gpu, Input, PinnedMemory, StagePlan};
+use tubelet_loader::{Batch, Batches, Cursor, Loader, LoaderConfig, Order, Stats};
 
 use crate::common::{DataArgs, RecipeArgs, Usage, bytes_text, default_workers};
 
@@ -53,6 +55,49 @@ pub(crate) struct BenchArgs {
     json: bool,
 }
 
+/// Where floats are made of a batch.
+enum Floats {
+    None,
+    Host(HostStage),
+    Device(Box<DeviceStage>),
+}
+
+impl Floats {
+    /// The stage that was asked for, and memory for its slots.
+    fn new(until: Until, recipe: &Recipe) -> Result<(Self, Box<dyn HostMemory>)> {
+        match until {
+            Until::None => Ok((Self::None, Box::new(Heap))),
+            Until::Host => Ok((Self::Host(HostStage::new(recipe)), Box::new(Heap))),
+            Until::Device => {
+                let gpu = Gpu::probe().map_err(|e| Usage(format!("--stage device: {e}")))?;
+                let input = Input::Planes(PlaneOrder::ChannelFirst);
+                let plan = StagePlan::new(recipe, input, DType::F32)
+                    .map_err(|e| Usage(format!("--stage device: {e}")))?;
+                let stage = DeviceStage::new(&gpu, plan)?;
+                Ok((Self::Device(Box::new(stage)), Box::new(PinnedMemory::new(&gpu))))
+            }
+        }
+    }
+
+    /// Makes the floats of `batch`, on the device without waiting for them.
+    fn make(&mut self, batch: Batch) -> Result<()> {
+        match self {
+            Self::None => {}
+            Self::Host(stage) => drop(std::hint::black_box(stage.run(batch.as_ref()))),
+            Self::Device(stage) => drop(stage.submit(batch, Batch::as_ref)?),
+        }
+        Ok(())
+    }
+
+    /// Waits for the device.
+    fn finish(&self) -> Result<()> {
+        match self {
+            Self::None | Self::Host(_) => Ok(()),
+            Self::Device(stage) => Ok(stage.finish()?),
+        }
+    }
+}
+
 /// What was measured.
 struct Measured {
     seconds: f64,
@@ -62,9 +107,6 @@ struct Measured {
 }
 
 pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
-    if args.stage == Until::Device {
-        bail!(Usage("--stage device: this build has no device stage; use none or host".to_owned()));
-    }
     if args.seconds.is_nan() || args.seconds <= 0.0 {
         bail!(Usage(format!("--seconds {}: must be above 0", args.seconds)));
     }
@@ -81,10 +123,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
         order: if args.recipe_stage == Stage::Eval { Order::Sequential } else { Order::Shuffled },
         ..LoaderConfig::default()
     };
-    let stage = HostStage::new(&recipe);
-    let batches =
-        Loader::new(shards, Arc::clone(&recipe), &Heap, config)?.batches(Cursor::default())?;
-    let measured = measure(batches, args, &stage)?;
+    let (floats, memory) = Floats::new(args.stage, &recipe)?;
+    let loader = Loader::new(shards, Arc::clone(&recipe), memory.as_ref(), config)?;
+    let measured = measure(loader.batches(Cursor::default())?, args, floats)?;
     let report = report(args, &measured, recipe.batch_size(), workers);
     if args.json {
         println!("{report}");
@@ -95,24 +136,26 @@ pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
 }
 
 /// Takes batches until the time is up; the first batch, in which caches warm, is not counted.
-fn measure(mut batches: Batches, args: &BenchArgs, stage: &HostStage) -> Result<Measured> {
+fn measure(mut batches: Batches, args: &BenchArgs, mut floats: Floats) -> Result<Measured> {
     let Some(first) = batches.next() else { bail!("the data set gave no batch") };
-    drop(first?);
+    floats.make(first?)?;
+    floats.finish()?;
     let (before, start) = (batches.stats(), Instant::now());
     let limit = Duration::from_secs_f64(args.seconds);
     let (mut rows, mut stage_s) = (0, 0.0);
     for batch in batches.by_ref() {
         let batch = batch?;
         rows += batch.as_ref().rows() as u64;
-        if args.stage == Until::Host {
-            let begin = Instant::now();
-            std::hint::black_box(stage.run(batch.as_ref()));
-            stage_s += begin.elapsed().as_secs_f64();
-        }
+        let begin = Instant::now();
+        floats.make(batch)?;
+        stage_s += begin.elapsed().as_secs_f64();
         if start.elapsed() >= limit {
             break;
         }
     }
+    let begin = Instant::now();
+    floats.finish()?;
+    stage_s += begin.elapsed().as_secs_f64();
     let seconds = start.elapsed().as_secs_f64();
     let stats = difference(&batches.stats(), &before);
     if rows == 0 {

@@ -1,35 +1,53 @@
-//! `tubelet convert`.
+//! `tubelet convert`, `tubelet merge`.
 
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use tubelet_formats::convert::{ConvertOptions, ConvertReport, OnBroken, Profile, convert};
+use tubelet_formats::convert::{
+    ConvertOptions, ConvertReport, Dropped, Filter, Format, Images, OnBroken, Videos, convert,
+    merge,
+};
+use tubelet_formats::dataset::{self, Layout};
+use tubelet_formats::transcode::{PictureSettings, VideoSettings};
 
 use crate::common::{DataArgs, Usage, bytes_text, default_workers, progress};
 
-/// What is stored.
+/// How pictures are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ProfileArg {
+enum ImagesArg {
     /// The encoded bytes as they are
     Keep,
-    /// Re-encoded for training
+    /// Shorter side limited, JPEG that restarts at every row of blocks; small ones as they are
     Train,
 }
 
-impl From<ProfileArg> for Profile {
-    fn from(arg: ProfileArg) -> Self {
-        match arg {
-            ProfileArg::Keep => Self::Keep,
-            ProfileArg::Train => Self::Train,
-        }
-    }
+/// How videos are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum VideoArg {
+    /// The encoded bytes as they are
+    Keep,
+    /// H.264 made for fast clips: closed groups of 32, references at every stride-th frame only
+    Train,
+    /// The same with CABAC and deblocking: about a quarter smaller, slower to decode
+    TrainSmall,
+}
+
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum FormatArg {
+    /// Parquet shards
+    Parquet,
+    /// WebDataset tar shards
+    Webdataset,
+    /// A folder a class, a file a sample
+    Folder,
 }
 
 /// What happens with media that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum OnErrorArg {
-    /// Leave them out and name them in the manifest
+    /// Leave them out and name them in the manifest and quarantine.tsv
     Skip,
     /// Stop at the first
     Fail,
@@ -39,78 +57,211 @@ enum OnErrorArg {
 pub(crate) struct ConvertArgs {
     #[command(flatten)]
     data: DataArgs,
-    /// Folder for the shards and manifest.json
+    /// Folder for the shards and manifest.json; an interrupted conversion goes on where it stopped
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
     /// How pictures are stored
-    #[arg(long, value_enum, default_value_t = ProfileArg::Keep)]
-    images: ProfileArg,
+    #[arg(long, value_enum, default_value_t = ImagesArg::Keep)]
+    images: ImagesArg,
     /// How videos are stored
-    #[arg(long, value_enum, default_value_t = ProfileArg::Keep)]
-    video: ProfileArg,
-    /// Bytes of a shard, about: a number with KiB, MiB, GiB, kB, MB or GB
+    #[arg(long, value_enum, default_value_t = VideoArg::Keep)]
+    video: VideoArg,
+    /// What is written
+    #[arg(long, value_enum, default_value_t = FormatArg::Parquet)]
+    format: FormatArg,
+    /// With a train profile: largest shorter side in pixels, never enlarged [default: 512 for
+    /// pictures, 256 for videos]
+    #[arg(long, value_name = "PIXELS")]
+    short_side: Option<u32>,
+    /// With --images train: JPEG quality, 1 to 100 [default: 90]
+    #[arg(long, value_name = "Q", value_parser = clap::value_parser!(u8).range(1..=100))]
+    quality: Option<u8>,
+    /// With a train profile of videos: distance of reference frames, 1, 2, 4, 8 or 16 [default: 2
+    /// for Something-Something, else 4]
+    #[arg(long, value_name = "FRAMES")]
+    stride: Option<u32>,
+    /// With a train profile of videos: x264's constant rate factor, 0 to 51 [default: 23]
+    #[arg(long, value_name = "CRF", value_parser = clap::value_parser!(u32).range(0..=51))]
+    crf: Option<u32>,
+    /// With a train profile of videos: leave the sound out instead of copying it
+    #[arg(long)]
+    drop_audio: bool,
+    /// Leave out videos of fewer frames
+    #[arg(long, value_name = "FRAMES", default_value_t = 0)]
+    min_frames: u32,
+    /// Leave out media whose shorter side is smaller
+    #[arg(long, value_name = "PIXELS", default_value_t = 0)]
+    min_side: u32,
+    /// Bytes of sources in a shard, about: a number with KiB, MiB, GiB, kB, MB or GB
     #[arg(long, value_parser = parse_bytes, default_value = "512MiB")]
     shard_size: u64,
-    /// Write only part i of n (from 0): run all n, anywhere, to get the whole
-    #[arg(long, value_name = "I/N", value_parser = parse_task, default_value = "0/1")]
-    task: (u32, u32),
+    /// Write only part i of n (from 0): run all n, anywhere, to get the whole. `auto` takes i and n
+    /// from Slurm's array, `auto/N` takes i from Slurm's or Kubernetes' index
+    #[arg(long, value_name = "I/N|auto|auto/N", value_parser = parse_task, default_value = "0/1")]
+    task: Task,
     /// What happens with media that cannot be read
     #[arg(long, value_enum, default_value_t = OnErrorArg::Skip)]
     on_error: OnErrorArg,
+    /// Go on where an interrupted conversion stopped: what happens anyway
+    #[arg(long)]
+    resume: bool,
     /// Threads [default: one a core]
     #[arg(long)]
     workers: Option<usize>,
 }
 
-pub(crate) fn run(args: &ConvertArgs) -> Result<bool> {
-    if args.images == ProfileArg::Train || args.video == ProfileArg::Train {
-        bail!(Usage(
-            "the train profile is not there yet: use --images keep --video keep".to_owned()
-        ));
+/// Which part of a conversion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Part and number of parts.
+    Part(u32, u32),
+    /// As the cluster says, of so many where it does not say.
+    Auto(Option<u32>),
+}
+
+impl ConvertArgs {
+    /// Where the shards go.
+    pub(crate) fn output(&self) -> &std::path::Path {
+        &self.output
     }
+
+    /// Whether the command line names a part.
+    pub(crate) fn has_task(&self) -> bool {
+        self.task != Task::Part(0, 1)
+    }
+
+    fn options(&self) -> Result<ConvertOptions> {
+        Ok(ConvertOptions {
+            shard_size: self.shard_size,
+            images: self.images()?,
+            video: self.videos()?,
+            format: match self.format {
+                FormatArg::Parquet => Format::Parquet,
+                FormatArg::Webdataset => Format::Webdataset,
+                FormatArg::Folder => Format::Folder,
+            },
+            filter: Filter { min_frames: self.min_frames, min_side: self.min_side },
+            task: resolve(self.task, |name| std::env::var(name).ok()).map_err(Usage)?,
+            on_error: match self.on_error {
+                OnErrorArg::Skip => OnBroken::Skip,
+                OnErrorArg::Fail => OnBroken::Fail,
+            },
+            workers: self.workers.unwrap_or_else(default_workers),
+            split: self.data.how.options("train").split,
+        })
+    }
+
+    fn images(&self) -> Result<Images> {
+        let usual = PictureSettings::default();
+        match self.images {
+            ImagesArg::Train => Ok(Images::Train(PictureSettings {
+                short_side: self.short_side.unwrap_or(usual.short_side),
+                quality: self.quality.unwrap_or(usual.quality),
+            })),
+            ImagesArg::Keep if self.quality.is_some() => {
+                bail!(Usage("--quality needs --images train".to_owned()))
+            }
+            ImagesArg::Keep => Ok(Images::Keep),
+        }
+    }
+
+    fn videos(&self) -> Result<Videos> {
+        let usual = VideoSettings::default();
+        if self.video == VideoArg::Keep {
+            let given = [
+                ("--stride", self.stride.is_some()),
+                ("--crf", self.crf.is_some()),
+                ("--drop-audio", self.drop_audio),
+                ("--short-side", self.short_side.is_some() && self.images == ImagesArg::Keep),
+            ];
+            if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
+                bail!(Usage(format!("{name} needs a train profile, for example --video train")));
+            }
+            return Ok(Videos::Keep);
+        }
+        let stride = self.stride.unwrap_or_else(|| self.usual_stride(usual.stride));
+        Ok(Videos::Train(VideoSettings {
+            short_side: self.short_side.unwrap_or(usual.short_side),
+            stride,
+            crf: self.crf.unwrap_or(usual.crf),
+            small: self.video == VideoArg::TrainSmall,
+            drop_audio: self.drop_audio,
+        }))
+    }
+
+    /// 2 for Something-Something, whose recipes take every second frame.
+    fn usual_stride(&self, other: u32) -> u32 {
+        let split = self.data.how.options("train").split;
+        let detected = || dataset::detect(&self.data.path, &split).ok();
+        match self.data.how.layout.or_else(detected) {
+            Some(Layout::Ssv2) => 2,
+            _ => other,
+        }
+    }
+}
+
+pub(crate) fn run(args: &ConvertArgs) -> Result<bool> {
+    let options = args.options()?;
     let shards = args.data.open()?;
-    let options = ConvertOptions {
-        shard_size: args.shard_size,
-        images: args.images.into(),
-        video: args.video.into(),
-        task: args.task,
-        on_error: match args.on_error {
-            OnErrorArg::Skip => OnBroken::Skip,
-            OnErrorArg::Fail => OnBroken::Fail,
-        },
-        workers: args.workers.unwrap_or_else(default_workers),
-        split: args.data.how.options("train").split,
-    };
     let bar = progress(shards.len() as u64, "converting");
     let source = args.data.path.display().to_string();
-    let report = convert(shards.as_ref(), &source, &args.output, &options, &|done, _| {
+    let report = convert(shards.as_ref(), &source, &args.output, &options, &|done, total| {
+        bar.set_length(total as u64);
         bar.set_position(done as u64);
     })?;
     bar.finish_and_clear();
-    print_report(args, &report);
+    print_report(&args.output, &report);
     Ok(true)
 }
 
-fn print_report(args: &ConvertArgs, report: &ConvertReport) {
-    for drop in report.drops.iter().take(50) {
-        eprintln!("left out: {}: {}", drop.name, drop.why);
+#[derive(Args)]
+pub(crate) struct MergeArgs {
+    /// Folder that the tasks wrote to, or that takes the shards of the others
+    dir: PathBuf,
+    /// Folders of tasks that wrote elsewhere
+    others: Vec<PathBuf>,
+}
+
+/// Joins the tasks of a conversion.
+pub(crate) fn run_merge(args: &MergeArgs) -> Result<bool> {
+    let report = merge(&args.dir, &args.others)?;
+    print_report(&args.dir, &report);
+    Ok(true)
+}
+
+fn print_report(output: &std::path::Path, report: &ConvertReport) {
+    print_some("broken", &report.broken);
+    print_some("filtered", &report.filtered);
+    print_some("note", &report.notes);
+    if let Some((psnr, samples)) = report.psnr {
+        eprintln!("PSNR {psnr:.2} dB over {samples} samples, against the resized sources");
     }
-    if report.drops.len() > 50 {
-        eprintln!("and {} more, all in manifest.json", report.drops.len() - 50);
+    if report.complete {
+        eprintln!(
+            "{} listed = {} written + {} missing + {} broken + {} filtered",
+            report.listed,
+            report.written,
+            report.missing,
+            report.broken.len(),
+            report.filtered.len()
+        );
+    } else {
+        eprintln!(
+            "{} of {} shards are there, {} samples of {}; the manifest is written with the last",
+            report.shards, report.planned, report.written, report.listed
+        );
     }
-    eprintln!(
-        "{} listed = {} written + {} missing + {} broken",
-        report.listed,
-        report.written,
-        report.missing,
-        report.drops.len()
-    );
-    eprintln!(
-        "{} shards, {}, in {}",
-        report.shards,
-        bytes_text(report.bytes),
-        args.output.display()
-    );
+    let bytes = bytes_text(report.bytes);
+    eprintln!("{} shards, {bytes}, in {}", report.shards, output.display());
+}
+
+fn print_some(what: &str, dropped: &[Dropped]) {
+    for drop in dropped.iter().take(20) {
+        eprintln!("{what}: {}: {}", drop.name, drop.why);
+    }
+    if dropped.len() > 20 {
+        eprintln!("{what}: and {} more, all in the manifest", dropped.len() - 20);
+    }
 }
 
 /// `512MiB` as bytes.
@@ -132,14 +283,57 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
     if bytes >= 1.0 { Ok(bytes as u64) } else { Err("must be at least one byte".to_owned()) }
 }
 
-/// `2/8` as (2, 8).
-fn parse_task(text: &str) -> Result<(u32, u32), String> {
-    let error = || format!("`{text}`: write i/n with i below n, for example 0/8");
+/// `2/8`, `auto` or `auto/8`.
+fn parse_task(text: &str) -> Result<Task, String> {
+    let error =
+        || format!("`{text}`: write i/n with i below n, for example 0/8, or auto, or auto/8");
+    if text == "auto" {
+        return Ok(Task::Auto(None));
+    }
     let (i, n) = text.split_once('/').ok_or_else(error)?;
-    match (i.parse(), n.parse()) {
-        (Ok(i), Ok(n)) if i < n => Ok((i, n)),
+    let n = n.parse().ok().filter(|n| *n > 0).ok_or_else(error)?;
+    match i.parse() {
+        _ if i == "auto" => Ok(Task::Auto(Some(n))),
+        Ok(i) if i < n => Ok(Task::Part(i, n)),
         _ => Err(error()),
     }
+}
+
+/// Part and number of parts; `variable` looks into the environment.
+fn resolve(task: Task, variable: impl Fn(&str) -> Option<String>) -> Result<(u32, u32), String> {
+    let parts = match task {
+        Task::Part(i, n) => return Ok((i, n)),
+        Task::Auto(parts) => parts,
+    };
+    let number = |name: &str| -> Result<Option<u32>, String> {
+        let Some(text) = variable(name) else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| format!("{name} is `{text}`, not a number"))
+    };
+    let (index, source, count) = match number("SLURM_ARRAY_TASK_ID")? {
+        Some(id) => {
+            let least = number("SLURM_ARRAY_TASK_MIN")?.unwrap_or(0);
+            let step = number("SLURM_ARRAY_TASK_STEP")?.unwrap_or(1).max(1);
+            let count = number("SLURM_ARRAY_TASK_COUNT")?;
+            (id.saturating_sub(least) / step, "SLURM_ARRAY_TASK_ID", count)
+        }
+        None => match number("JOB_COMPLETION_INDEX")? {
+            Some(index) => (index, "JOB_COMPLETION_INDEX", None),
+            None => {
+                return Err(
+                    "--task auto: neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX is \
+                            set; write --task i/n"
+                        .to_owned(),
+                );
+            }
+        },
+    };
+    let parts = parts.or(count).ok_or_else(|| {
+        format!("--task auto: {source} is set but not the number of tasks; write --task auto/N")
+    })?;
+    if index < parts {
+        return Ok((index, parts));
+    }
+    Err(format!("--task auto: {source} makes this task {index} of {parts}, counted from 0"))
 }
 
 #[cfg(test)]
@@ -152,7 +346,30 @@ mod tests {
         assert_eq!(parse_bytes("1.5kB"), Ok(1500));
         assert!(parse_bytes("12 parsecs").is_err());
         assert!(parse_bytes("0").is_err());
-        assert_eq!(parse_task("3/8"), Ok((3, 8)));
-        assert!(parse_task("8/8").is_err());
+        assert_eq!(parse_task("3/8"), Ok(Task::Part(3, 8)));
+        assert_eq!(parse_task("auto/8"), Ok(Task::Auto(Some(8))));
+        for wrong in ["8/8", "auto/0", "3", "x/2", "-1/2"] {
+            assert!(parse_task(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn clusters_tell_the_task() {
+        let with = |set: &'static [(&'static str, &'static str)], task| {
+            let find = |name: &str| set.iter().find(|(n, _)| *n == name);
+            resolve(task, |name| find(name).map(|(_, v)| (*v).to_owned()))
+        };
+        let slurm = &[
+            ("SLURM_ARRAY_TASK_ID", "7"),
+            ("SLURM_ARRAY_TASK_MIN", "1"),
+            ("SLURM_ARRAY_TASK_COUNT", "8"),
+        ];
+        assert_eq!(with(slurm, Task::Auto(None)), Ok((6, 8)));
+        assert!(with(slurm, Task::Auto(Some(6))).is_err());
+        let kubernetes = &[("JOB_COMPLETION_INDEX", "3")];
+        assert_eq!(with(kubernetes, Task::Auto(Some(4))), Ok((3, 4)));
+        assert!(with(kubernetes, Task::Auto(None)).unwrap_err().contains("auto/N"));
+        assert!(with(&[], Task::Auto(None)).unwrap_err().contains("i/n"));
+        assert!(with(&[("JOB_COMPLETION_INDEX", "x")], Task::Auto(Some(4))).is_err());
     }
 }

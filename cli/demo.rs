@@ -6,8 +6,9 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::Args;
 use tubelet_augment::RecipeFile;
-use tubelet_formats::convert::{ConvertOptions, OnBroken, Profile, convert};
+use tubelet_formats::convert::{ConvertOptions, OnBroken, convert};
 use tubelet_formats::{OpenOptions, open};
+use tubelet_trainer::report::{Line, Page, RECONSTRUCTIONS, RECONSTRUCTIONS_CAPTION, REPORT};
 use tubelet_trainer::run::Metric;
 use tubelet_trainer::{Device, FinetuneOptions, RunOptions, finetune, pretrain};
 
@@ -20,7 +21,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "DIR", default_value = "demo")]
     out: PathBuf,
     /// Training clips
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 800)]
     train: u32,
     /// Validation clips
     #[arg(long, default_value_t = 200)]
@@ -69,13 +70,23 @@ pub(crate) fn run(args: &DemoArgs) -> Result<bool> {
             tune(args, &recipe, &shards, name, init.as_deref(), seeds)
         })?);
     }
-    let report = args.out.join("report.html");
-    let facts =
-        Facts { args, times: &times, pretraining: &pretrained.metrics, outcomes: &outcomes };
-    std::fs::write(&report, facts.html(&preview)?).with_context(|| report.display().to_string())?;
+    let report = args.out.join(REPORT);
+    let facts = Facts {
+        args,
+        times: &times,
+        pretraining: &pretrained.metrics,
+        outcomes: &outcomes,
+        preview: &read(&preview)?,
+        reconstructions: &read(&base.join(RECONSTRUCTIONS))?,
+    };
+    facts.page().write(&report)?;
     facts.print();
     eprintln!("report: {}", report.display());
     Ok(true)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| path.display().to_string())
 }
 
 fn timed<T>(times: &mut Times, name: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -103,12 +114,10 @@ fn convert_splits(data: &Path, shards: &Path) -> Result<()> {
             open(data, &OpenOptions { split: split.to_owned(), ..OpenOptions::default() })?;
         let options = ConvertOptions {
             shard_size: 4 << 20,
-            images: Profile::Keep,
-            video: Profile::Keep,
-            task: (0, 1),
             on_error: OnBroken::Fail,
             workers: default_workers(),
             split: split.to_owned(),
+            ..ConvertOptions::default()
         };
         convert(reader.as_ref(), "tubelet demo", &shards.join(split), &options, &|_, _| {})?;
     }
@@ -155,6 +164,7 @@ fn tune(
         let summary = finetune(&FinetuneOptions {
             run: options(recipe, shards, &out, args.seed + n)?,
             val: Some((shards.join("val"), val)),
+            validate_every: 2,
             init: init.map(Path::to_owned),
         })?;
         let accuracy = summary.accuracy.context("the evaluation gave nothing")?;
@@ -172,6 +182,8 @@ struct Facts<'a> {
     times: &'a Times,
     pretraining: &'a [Metric],
     outcomes: &'a [Outcome],
+    preview: &'a [u8],
+    reconstructions: &'a [u8],
 }
 
 impl Facts<'_> {
@@ -179,58 +191,59 @@ impl Facts<'_> {
         for outcome in self.outcomes {
             eprintln!("{:<20} top-1 {}", outcome.name, accuracy_text(&outcome.top1));
         }
-        let total: f64 = self.times.iter().map(|(_, s)| s).sum();
-        for (name, seconds) in self.times {
-            eprintln!("{name:<24} {seconds:7.1} s");
+        for (name, seconds) in self.time_rows() {
+            eprintln!("{name:<24} {seconds:>9}");
         }
-        eprintln!("{:<24} {total:7.1} s", "together");
     }
 
-    /// A page without any other file: curves as SVG, the preview inside.
-    fn html(&self, preview: &Path) -> Result<String> {
-        use base64::Engine;
-        let picture = std::fs::read(preview).with_context(|| preview.display().to_string())?;
-        let picture = base64::engine::general_purpose::STANDARD.encode(picture);
-        let rows: String = self
-            .outcomes
-            .iter()
-            .map(|o| format!("<tr><td>{}</td><td>{}</td></tr>", o.name, accuracy_text(&o.top1)))
-            .collect();
-        let times: String = self
-            .times
-            .iter()
-            .map(|(name, s)| format!("<tr><td>{name}</td><td>{s:.1} s</td></tr>"))
-            .collect();
-        let tuning: Vec<(&str, &[Metric])> =
-            self.outcomes.iter().map(|o| (o.name, o.metrics.as_slice())).collect();
-        let wait = self.pretraining.iter().map(|m| m.data_wait).sum::<f64>()
-            / self.pretraining.len().max(1) as f64;
-        Ok(format!(
-            "<!doctype html><meta charset=utf-8><title>tubelet demo</title>\
-             <style>body{{font:16px system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}}\
-             td,th{{padding:.2rem .8rem;text-align:left}}img{{max-width:100%}}</style>\
-             <h1>tubelet demo</h1>\
-             <p>{} training and {} validation clips of {} motions ({}) that only motion tells apart; \
-             VideoMAE, recipe videomae-tiny, seed {}. Chance is {:.1} %.</p>\
-             <h2>Top-1 accuracy on the validation clips</h2><table>{rows}</table>\
-             <h2>Loss of pre-training</h2>{}<p>{:.1} % of the steps' time was spent waiting for data.</p>\
-             <h2>Loss of fine-tuning</h2>{}\
-             <h2>What the network sees and predicts</h2>\
-             <p>For each clip: frames as cropped, hidden tokens grey, targets of the hidden tokens.</p>\
-             <img alt=preview src=\"data:image/png;base64,{picture}\">\
-             <h2>Where the time went</h2><table>{times}</table>",
-            self.args.train,
-            self.args.val,
+    fn page(&self) -> Page {
+        let args = self.args;
+        let mut page = Page::new("tubelet demo");
+        page.text(&format!(
+            "{} training and {} validation clips of {} motions ({}) that only motion tells apart; \
+             VideoMAE, recipe videomae-tiny, seed {}. Both runs have the same recipe and number of \
+             steps; chance is {:.1} %.",
+            args.train,
+            args.val,
             MOTIONS.len(),
             MOTIONS.join(", "),
-            self.args.seed,
-            100.0 / MOTIONS.len() as f64,
-            curves(&[("pre-training", self.pretraining)]),
-            100.0 * wait,
-            curves(&tuning),
-        ))
+            args.seed,
+            100.0 / MOTIONS.len() as f64
+        ));
+        page.heading("Top-1 accuracy on the validation clips")
+            .table(self.outcomes.iter().map(|o| (o.name, accuracy_text(&o.top1))));
+        let accuracy = |o: &Outcome| {
+            let of = |m: &Metric| Some((m.step as f64, 100.0 * m.validation.as_ref()?.top1));
+            o.metrics.iter().filter_map(of).collect::<Vec<_>>()
+        };
+        let lines: Vec<_> = self.outcomes.iter().map(|o| Line::new(o.name, accuracy(o))).collect();
+        page.chart("top-1 in %", &lines);
+        page.heading("Loss of pre-training")
+            .chart("loss", &[Line::loss("pre-training", self.pretraining)])
+            .text(&format!("{:.1} % of the steps' time was spent waiting for data.", self.wait()));
+        let lines: Vec<_> = self.outcomes.iter().map(|o| Line::loss(o.name, &o.metrics)).collect();
+        page.heading("Loss of fine-tuning").chart("loss", &lines);
+        page.heading("What the network sees").picture(self.preview, PREVIEW_CAPTION);
+        page.heading("What it predicts").picture(self.reconstructions, RECONSTRUCTIONS_CAPTION);
+        page.heading("Where the time went").table(self.time_rows());
+        page
+    }
+
+    /// Mean share of the pre-training steps' time spent waiting for data, in %.
+    fn wait(&self) -> f64 {
+        let sum: f64 = self.pretraining.iter().map(|m| m.data_wait).sum();
+        100.0 * sum / self.pretraining.len().max(1) as f64
+    }
+
+    fn time_rows(&self) -> Vec<(&'static str, String)> {
+        let total: f64 = self.times.iter().map(|(_, s)| s).sum();
+        let all = self.times.iter().copied().chain([("together", total)]);
+        all.map(|(name, seconds)| (name, format!("{seconds:.1} s"))).collect()
     }
 }
+
+const PREVIEW_CAPTION: &str =
+    "For each clip: frames as cropped, hidden tokens grey, targets of the hidden tokens.";
 
 /// `71.5 %`, or mean, spread and all values where there are several.
 fn accuracy_text(top1: &[f64]) -> String {
@@ -242,49 +255,4 @@ fn accuracy_text(top1: &[f64]) -> String {
     let spread = (top1.iter().map(|t| (t - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
     let all: Vec<String> = top1.iter().map(|t| format!("{:.1}", 100.0 * t)).collect();
     format!("{:.1} ± {:.1} % ({})", 100.0 * mean, 100.0 * spread, all.join(", "))
-}
-
-/// Loss curves, smoothed over a fiftieth of their length, as SVG.
-fn curves(lines: &[(&str, &[Metric])]) -> String {
-    const COLOURS: [&str; 3] = ["#c2410c", "#1d4ed8", "#15803d"];
-    let (width, height) = (720.0, 240.0);
-    let smooth: Vec<Vec<f64>> = lines
-        .iter()
-        .map(|(_, metrics)| {
-            let window = (metrics.len() / 50).max(1);
-            metrics
-                .chunks(window)
-                .map(|c| c.iter().map(|m| m.loss).sum::<f64>() / c.len() as f64)
-                .collect()
-        })
-        .collect();
-    let all = || smooth.iter().flatten().copied();
-    let (low, high) =
-        (all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max));
-    let span = (high - low).max(1e-9);
-    let mut svg = format!(
-        "<svg viewBox=\"-60 -10 {} {}\" width=\"100%\"><text x=-55 y=5 font-size=12>{high:.3}</text>\
-         <text x=-55 y={height} font-size=12>{low:.3}</text>",
-        width + 70.0,
-        height + 40.0
-    );
-    for (n, ((name, _), values)) in lines.iter().zip(&smooth).enumerate() {
-        let points: Vec<String> = values
-            .iter()
-            .enumerate()
-            .map(|(i, v)| {
-                let x = width * i as f64 / (values.len().max(2) - 1) as f64;
-                format!("{x:.1},{:.1}", height * (high - v) / span)
-            })
-            .collect();
-        let colour = COLOURS[n % COLOURS.len()];
-        svg += &format!(
-            "<polyline fill=none stroke=\"{colour}\" stroke-width=2 points=\"{}\"/>\
-             <text x={} y={} fill=\"{colour}\" font-size=13>{name}</text>",
-            points.join(" "),
-            n * 180,
-            height + 22.0
-        );
-    }
-    svg + "</svg>"
 }

@@ -33,7 +33,7 @@ pub(crate) struct DumpArgs {
     /// Worker threads [default: one a core]
     #[arg(long)]
     workers: Option<usize>,
-    /// These samples by number, separated by commas
+    /// These samples by number, separated by commas; their rows are not mixed with each other
     #[arg(long, value_delimiter = ',', required_unless_present = "batches")]
     samples: Vec<u64>,
     /// Instead: this many batches of the training order
@@ -60,11 +60,16 @@ pub(crate) fn run(args: &DumpArgs) -> Result<bool> {
     let rows: usize = batches.iter().map(|b| b.as_ref().rows()).sum();
     let rows = u32::try_from(rows).map_err(|_| Usage("too many rows for one file".to_owned()))?;
 
-    let layout = recipe.layout_of(args.epoch, rows);
+    let shape = shape_of(&recipe, &batches)?;
+    let layout = shape.rows_layout(rows);
     let mut memory = Heap.allocate(layout.bytes)?;
     gather(&layout, &batches, memory.as_mut_slice());
     let batch = BatchRef::new(&layout, memory.as_slice(), rows as usize);
-    let tensors = HostStage::new(&recipe).run(batch);
+    let stage = HostStage::new(shape);
+    let mut tensors = stage.floats(batch);
+    if args.batches.is_some() {
+        mix(&stage, &batches, &mut tensors);
+    }
     write(args, batch, &tensors, cursor)?;
     eprintln!(
         "{rows} rows of {} written to {}; the next batch starts at epoch {}, position {}",
@@ -86,7 +91,8 @@ fn load(
         Some(count) => count,
         None => {
             let rows = args.samples.len() as u64 * u64::from(recipe.repeats());
-            rows.div_ceil(u64::from(recipe.batch_size()))
+            let least = recipe.shapes().map(Recipe::batch_size).min().unwrap_or(1);
+            rows.div_ceil(u64::from(least))
         }
     };
     let order = match args.batches {
@@ -116,6 +122,19 @@ fn load(
     Ok((batches, cursor))
 }
 
+/// The shape that all batches have.
+fn shape_of<'a>(recipe: &'a Recipe, batches: &[Batch]) -> Result<&'a Recipe> {
+    let keys = batches.iter().filter_map(|batch| batch.as_ref().key());
+    let mut shapes = keys.map(|key| recipe.shape(key.epoch, key.number));
+    let first = shapes.next().unwrap_or(recipe);
+    let alike = |shape: &Recipe| shape.rows_layout(1) == first.rows_layout(1);
+    if shapes.all(alike) {
+        return Ok(first);
+    }
+    let what = "the batches have several shapes by the recipe's phases: dump one batch at a time";
+    Err(Usage(what.to_owned()).into())
+}
+
 /// Puts the rows of all batches one after the other.
 fn gather(layout: &BatchLayout, batches: &[Batch], out: &mut [u8]) {
     let mut copy = |field: tubelet_core::Field, row: usize, bytes: &[u8]| {
@@ -133,6 +152,20 @@ fn gather(layout: &BatchLayout, batches: &[Batch], out: &mut [u8]) {
         }
         copy(layout.label, row, bytes_of(batch.labels()));
         copy(layout.sample, row, bytes_of(batch.samples()));
+        if let (Some(field), Some(erase)) = (layout.erase, batch.erase()) {
+            copy(field, row, bytes_of(erase));
+        }
+        row += batch.rows();
+    }
+}
+
+/// Mixes the rows of each batch with each other, as training does.
+fn mix(stage: &HostStage, batches: &[Batch], tensors: &mut HostTensors) {
+    let mut row = 0;
+    for batch in batches.iter().map(Batch::as_ref) {
+        if let Some(key) = batch.key() {
+            stage.mix(tensors, row..row + batch.rows(), key);
+        }
         row += batch.rows();
     }
 }
@@ -144,17 +177,17 @@ fn bytes_of<T: bytemuck::NoUninit>(values: &[T]) -> &[u8] {
 
 fn write(args: &DumpArgs, batch: BatchRef<'_>, t: &HostTensors, cursor: Cursor) -> Result<()> {
     let (frames, height, width) = (t.frames, t.height, t.width);
-    let mut views: BTreeMap<&str, TensorView<'_>> = BTreeMap::new();
-    let mut add = |name, dtype, shape: &[usize], bytes| -> Result<()> {
-        views.insert(name, TensorView::new(dtype, shape.to_vec(), bytes)?);
+    let mut views: BTreeMap<String, TensorView<'_>> = BTreeMap::new();
+    let mut add = |name: &str, dtype, shape: &[usize], bytes| -> Result<()> {
+        views.insert(name.to_owned(), TensorView::new(dtype, shape.to_vec(), bytes)?);
         Ok(())
     };
     add("pixels_u8", Dtype::U8, &[t.rows, frames, height, width, 3], batch.pixels(0))?;
     add("pixels", Dtype::F32, &[t.rows, 3, frames, height, width], bytes_of(&t.pixels))?;
     add("labels", Dtype::U32, &[t.rows], bytes_of(&t.labels))?;
     add("samples", Dtype::U64, &[t.rows], bytes_of(&t.samples))?;
-    if let Some(mask) = batch.mask(0) {
-        add("mask", Dtype::U8, &[t.rows, t.tokens], mask)?;
+    if !t.mask.is_empty() {
+        add("mask", Dtype::U8, &[t.rows, t.tokens], bytes_of(&t.mask))?;
         add("visible", Dtype::U32, &[t.rows, t.max_visible], bytes_of(&t.visible))?;
         add("masked", Dtype::U32, &[t.rows, t.max_masked], bytes_of(&t.masked))?;
         add("masked_count", Dtype::U32, &[t.rows], bytes_of(&t.masked_count))?;
@@ -162,6 +195,34 @@ fn write(args: &DumpArgs, batch: BatchRef<'_>, t: &HostTensors, cursor: Cursor) 
     if t.target_dim > 0 {
         let shape = [t.rows, t.max_masked, t.target_dim];
         add("targets", Dtype::F32, &shape, bytes_of(&t.targets))?;
+    }
+    for (k, pass) in (1..).zip(&t.passes) {
+        let name = |what: &str| format!("pass{k}.{what}");
+        add(&name("mask"), Dtype::U8, &[t.rows, t.tokens], bytes_of(&pass.mask))?;
+        add(&name("visible"), Dtype::U32, &[t.rows, pass.max_visible], bytes_of(&pass.visible))?;
+        add(&name("masked"), Dtype::U32, &[t.rows, pass.max_masked], bytes_of(&pass.masked))?;
+        add(&name("masked_count"), Dtype::U32, &[t.rows], bytes_of(&pass.masked_count))?;
+        if !pass.targets.is_empty() {
+            let shape = [t.rows, pass.max_masked, t.target_dim];
+            add(&name("targets"), Dtype::F32, &shape, bytes_of(&pass.targets))?;
+        }
+    }
+    for (n, view) in t.views.iter().zip(1..).map(|(view, n)| (n, view)) {
+        let (frames, height, width) = (view.frames, view.height, view.width);
+        let name = |what: &str| format!("view{n}.{what}");
+        let bytes = batch.pixels(n);
+        add(&name("pixels_u8"), Dtype::U8, &[t.rows, frames, height, width, 3], bytes)?;
+        let shape = [t.rows, 3, frames, height, width];
+        add(&name("pixels"), Dtype::F32, &shape, bytes_of(&view.pixels))?;
+        if !view.mask.is_empty() {
+            let shape = [t.rows, view.mask.len() / t.rows];
+            add(&name("mask"), Dtype::U8, &shape, bytes_of(&view.mask))?;
+        }
+    }
+    if let Some(mixed) = &t.mixed {
+        add("partner_labels", Dtype::U32, &[t.rows], bytes_of(&mixed.partners))?;
+        add("lambda", Dtype::F32, &[t.rows], bytes_of(&mixed.lambda))?;
+        add("smoothing", Dtype::F32, &[], bytes_of(std::slice::from_ref(&mixed.smoothing)))?;
     }
     // One entry: the file format keeps several in no fixed order.
     let facts = serde_json::json!({

@@ -15,6 +15,7 @@ mod index;
 mod inspect;
 mod motion;
 mod parity;
+mod plan;
 mod preview;
 mod recipes;
 mod train;
@@ -42,8 +43,12 @@ struct Cli {
 enum Command {
     /// Find frame counts, sizes, frame rates and key frames once, and store them
     Index(index::IndexArgs),
-    /// Write a data set as Parquet shards
+    /// Write a data set as shards, as it is or re-encoded for training
     Convert(convert::ConvertArgs),
+    /// Join what the tasks of a conversion wrote; refuse gaps
+    Merge(convert::MergeArgs),
+    /// Print a conversion as many tasks: a Slurm array script or a Kubernetes Indexed Job
+    Plan(plan::PlanArgs),
     /// Check shards: checksums, decodability, counts
     Verify(verify::VerifyArgs),
     /// Show what a data set or one of its samples is, and the plan a recipe draws for it
@@ -102,6 +107,8 @@ fn run(command: Command) -> Result<bool> {
     match command {
         Command::Index(args) => index::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Merge(args) => convert::run_merge(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Preview(args) => preview::run(&args),

@@ -138,23 +138,23 @@ impl Scene {
         let shapes = [Shape::Square, Shape::Triangle, Shape::Cross, Shape::Bar];
         let pace = rng.uniform(0.75, 1.25);
         let change = match MOTIONS[class] {
-            "growing" => [0.0, 0.0, 0.0, 0.8 * pace],
-            "shrinking" => [0.0, 0.0, 0.0, -0.8 * pace],
-            "moving right" => [30.0 * pace, 0.0, 0.0, 0.0],
-            "moving left" => [-30.0 * pace, 0.0, 0.0, 0.0],
-            "moving down" => [0.0, 30.0 * pace, 0.0, 0.0],
-            "moving up" => [0.0, -30.0 * pace, 0.0, 0.0],
-            "turning clockwise" => [0.0, 0.0, 2.6 * pace, 0.0],
-            _ => [0.0, 0.0, -2.6 * pace, 0.0],
+            "growing" => [0.0, 0.0, 0.0, 1.1 * pace],
+            "shrinking" => [0.0, 0.0, 0.0, -1.1 * pace],
+            "moving right" => [36.0 * pace, 0.0, 0.0, 0.0],
+            "moving left" => [-36.0 * pace, 0.0, 0.0, 0.0],
+            "moving down" => [0.0, 36.0 * pace, 0.0, 0.0],
+            "moving up" => [0.0, -36.0 * pace, 0.0, 0.0],
+            "turning clockwise" => [0.0, 0.0, 3.0 * pace, 0.0],
+            _ => [0.0, 0.0, -3.0 * pace, 0.0],
         };
         let heading = rng.uniform(0.0, std::f64::consts::TAU);
         let speed = rng.uniform(4.0, 12.0);
         Self {
-            background: Texture::draw(rng, 14.0),
+            background: Texture::draw(rng, 48.0),
             drift: [speed * heading.cos(), speed * heading.sin()],
-            texture: Texture::draw(rng, 8.0),
+            texture: Texture::draw(rng, 20.0),
             shape: shapes[rng.below(4) as usize],
-            tint: std::array::from_fn(|_| rng.uniform(-0.35, 0.35)),
+            tint: std::array::from_fn(|_| rng.uniform(-0.15, 0.15)),
             middle: [
                 f64::from(SIZE.width) * rng.uniform(0.4, 0.6),
                 f64::from(SIZE.height) * rng.uniform(0.42, 0.58),
@@ -180,10 +180,12 @@ impl Scene {
                 let (u, v) = ((cos * dx + sin * dy) / radius, (cos * dy - sin * dx) / radius);
                 let colour = if self.shape.contains(u, v) {
                     let texture = self.texture.at(u * self.radius, v * self.radius);
-                    std::array::from_fn(|c| texture[c] + self.tint[c])
+                    std::array::from_fn(|c| 0.45 + 0.5 * texture[c] + self.tint[c])
                 } else {
                     let [px, py] = self.drift.map(|d| d * time);
-                    self.background.at(f64::from(x) - px, f64::from(y) - py).map(|c| 0.2 + 0.6 * c)
+                    self.background
+                        .at(f64::from(x) - px, f64::from(y) - py)
+                        .map(|c| 0.05 + 0.45 * c)
                 };
                 out.extend(colour.map(|c: f64| (c.clamp(0.0, 1.0) * 255.0).round() as u8));
             }

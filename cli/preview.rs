@@ -3,13 +3,14 @@
 //! A sample is three rows (cropped frames, the same with hidden tokens grey, targets of the hidden
 //! tokens), a column a frame; pictures are one column, with the original beside it.
 
+mod views;
+
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use image::{Rgb, RgbImage, imageops};
-use tubelet_augment::plan::{Geometry, Scratch};
+use tubelet_augment::plan::Scratch;
 use tubelet_augment::{HostStage, HostTensors, Recipe, SamplePlan, Stage, TargetSpec};
 use tubelet_core::layout::NO_LABEL;
 use tubelet_core::{
@@ -25,6 +26,9 @@ pub(crate) struct PreviewArgs {
     data: DataArgs,
     #[command(flatten)]
     recipe: RecipeArgs,
+    /// Stage of the recipe: pretrain, finetune or eval
+    #[arg(long = "for", value_name = "STAGE", default_value_t = Stage::Pretrain)]
+    stage: Stage,
     /// Number of samples
     #[arg(long, default_value_t = 4)]
     samples: usize,
@@ -64,6 +68,7 @@ pub(crate) fn draw(
     let args = PreviewArgs {
         data: DataArgs { path: data.to_owned(), how: crate::common::HowArgs::default() },
         recipe: RecipeArgs { recipe: recipe.to_owned(), set: Vec::new() },
+        stage: Stage::Pretrain,
         samples,
         first: 0,
         frames: 8,
@@ -76,7 +81,8 @@ pub(crate) fn draw(
 
 pub(crate) fn run(args: &PreviewArgs) -> Result<bool> {
     let shards = args.data.open()?;
-    let recipe = args.recipe.stage(Stage::Pretrain)?;
+    let whole = args.recipe.stage(args.stage)?;
+    let recipe = whole.shape(args.epoch, 0);
     let end = (args.first + args.samples).min(shards.len());
     if args.first >= end {
         bail!(Usage(format!("--first {}: the data set has {} samples", args.first, shards.len())));
@@ -84,7 +90,7 @@ pub(crate) fn run(args: &PreviewArgs) -> Result<bool> {
     let mut strips = Vec::new();
     for n in args.first..end {
         let name = shards.record(n).name;
-        match draw_sample(args, shards.as_ref(), &recipe, n) {
+        match draw_sample(args, shards.as_ref(), recipe, n) {
             Ok(strip) => {
                 eprintln!("sample {n}: {name}");
                 strips.push(strip);
@@ -97,10 +103,7 @@ pub(crate) fn run(args: &PreviewArgs) -> Result<bool> {
     }
     let picture = stack(&strips);
     picture.save(&args.output).with_context(|| args.output.display().to_string())?;
-    eprintln!(
-        "rows: frames as cropped, hidden tokens grey, targets of the hidden tokens; written to {}",
-        args.output.display()
-    );
+    eprintln!("rows: {}; written to {}", views::legend(recipe), args.output.display());
     Ok(true)
 }
 
@@ -108,7 +111,7 @@ pub(crate) fn run(args: &PreviewArgs) -> Result<bool> {
 fn draw_sample(
     args: &PreviewArgs,
     shards: &dyn ShardReader,
-    recipe: &Arc<Recipe>,
+    recipe: &Recipe,
     n: usize,
 ) -> Result<RgbImage> {
     let record = shards.record(n);
@@ -134,14 +137,14 @@ fn draw_sample(
     row.set_facts(record.label.unwrap_or(NO_LABEL), n as u64);
     let batch = BatchRef::new(&layout, memory.as_slice(), 1);
     let tensors = HostStage::new(recipe).run(batch);
-    let drawer = Drawer { recipe, pixels: batch.pixels(0), tensors: &tensors };
+    let drawer = Drawer { recipe, batch, tensors: &tensors };
     Ok(drawer.strip(&plan, &clip, args.frames))
 }
 
 /// Draws one row of a batch.
 struct Drawer<'a> {
     recipe: &'a Recipe,
-    pixels: &'a [u8],
+    batch: BatchRef<'a>,
     tensors: &'a HostTensors,
 }
 
@@ -161,26 +164,34 @@ impl Drawer<'_> {
             let blank = || RgbImage::from_pixel(1, 1, PAPER);
             columns.insert(0, [original(plan, clip), blank(), blank()]);
         }
+        let lines = if self.recipe.stage() == Stage::Pretrain { 3 } else { 2 };
         let width = columns.len() as u32 * (cell.width + GAP) + GAP;
-        let mut out = RgbImage::from_pixel(width, 3 * (cell.height + GAP) + 2 * GAP, PAPER);
+        let mut out = RgbImage::from_pixel(width, lines * (cell.height + GAP) + 2 * GAP, PAPER);
         for (x, column) in columns.iter().enumerate() {
-            for (y, picture) in column.iter().enumerate() {
+            for (y, picture) in column.iter().enumerate().take(lines as usize) {
                 let fitted = fit(picture, cell);
                 let left = GAP + x as u32 * (cell.width + GAP);
                 let top = GAP + y as u32 * (cell.height + GAP);
                 imageops::replace(&mut out, &fitted, i64::from(left), i64::from(top));
             }
         }
-        out
+        match views::strip(self.batch, &shown, cell) {
+            Some(further) => stack(&[out, further]),
+            None => out,
+        }
     }
 
-    /// Frame `t` as cropped, masked, and its target.
+    /// Frame `t` as cropped, masked, and its target; outside of pre-training as cropped and erased.
     fn column(&self, t: usize) -> [RgbImage; 3] {
         let size = self.recipe.size();
         let bytes = size.area() * 3;
-        let frame = self.pixels[t * bytes..(t + 1) * bytes].to_vec();
+        let frame = self.batch.pixels(0)[t * bytes..(t + 1) * bytes].to_vec();
         let cropped = RgbImage::from_raw(size.width, size.height, frame)
             .unwrap_or_else(|| RgbImage::new(size.width, size.height));
+        if self.recipe.stage() != Stage::Pretrain {
+            let erased = views::float_frame(self.tensors, self.recipe.normalise(), t);
+            return [cropped, erased, RgbImage::from_pixel(1, 1, PAPER)];
+        }
         let mut masked = cropped.clone();
         let mut target = dimmed(&cropped);
         let patch = self.recipe.patch();
@@ -286,27 +297,12 @@ fn draw_hog(
     }
 }
 
-/// The whole source frame with the crop's box.
+/// The whole source frame with the views' regions.
 fn original(plan: &SamplePlan, clip: &Clip) -> RgbImage {
     let size = clip.size();
     let mut out = RgbImage::from_raw(size.width, size.height, clip.nth(0).to_vec())
         .unwrap_or_else(|| RgbImage::new(size.width, size.height));
-    if let Some(Geometry::CropThenResize { region }) = plan.views.first().map(|v| v.geometry) {
-        let width = (size.short_side() / 100).max(1);
-        let inner = |x: u32, y: u32| {
-            x >= region.x + width
-                && y >= region.y + width
-                && x + width < region.x + region.width
-                && y + width < region.y + region.height
-        };
-        for y in region.y..region.y + region.height {
-            for x in region.x..region.x + region.width {
-                if !inner(x, y) {
-                    out.put_pixel(x, y, Rgb([255, 64, 0]));
-                }
-            }
-        }
-    }
+    views::outline(&mut out, plan, size);
     out
 }
 

@@ -92,12 +92,15 @@ pub(crate) struct PretrainArgs {
 pub(crate) struct FinetuneArgs {
     #[command(flatten)]
     run: RunArgs,
-    /// Validation data, evaluated at the end
+    /// Validation data, evaluated at the end and every --validate-every epochs
     #[arg(long, value_name = "PATH")]
     val: Option<PathBuf>,
     /// Split of the validation data
     #[arg(long, value_name = "NAME", default_value = "val")]
     val_split: String,
+    /// Epochs between validations [default: one at the end only]
+    #[arg(long, value_name = "EPOCHS", default_value_t = 0, hide_default_value = true)]
+    validate_every: u32,
     /// Weights to start from: a run's folder, .safetensors, .pth, .pt or .pyth
     #[arg(long, value_name = "RUN|FILE")]
     init: Option<PathBuf>,
@@ -141,6 +144,7 @@ pub(crate) fn finetune(args: &FinetuneArgs) -> Result<bool> {
     let options = FinetuneOptions {
         run: args.run.options()?,
         val: args.val.clone().map(|path| (path, val_open)),
+        validate_every: args.validate_every,
         init: args.init.clone(),
     };
     let summary = fine_tune(&options)?;

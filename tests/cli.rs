@@ -37,8 +37,15 @@ fn mistakes_exit_with_2_and_say_what_would_be_right() {
     let data = path(root.path());
     assert!(fails(2, &["inspect", data, "--sample", "9"]).contains("2"));
     assert!(fails(2, &["dump", data, "--recipe", "mae-tiny", "-o", "x"]).contains("--samples"));
-    fails(2, &["bench", data, "--recipe", "mae-tiny", "--stage", "device"]);
-    fails(2, &["convert", data, "-o", "x", "--images", "train"]);
+    if let Err(reason) = tubelet_gpu::Gpu::probe() {
+        let device = fails(2, &["bench", data, "--recipe", "mae-tiny", "--stage", "device"]);
+        assert!(device.contains(&reason.to_string()), "{device}");
+    }
+    let never = root.path().join("never");
+    let convert = ["convert", data, "-o", path(&never)];
+    assert!(fails(2, &[&convert[..], &["--stride", "4"]].concat()).contains("--video train"));
+    assert!(fails(2, &[&convert[..], &["--video", "train"]].concat()).contains("pictures"));
+    assert!(fails(2, &[&convert[..], &["--task", "auto"]].concat()).contains("i/n"));
 }
 
 #[test]
@@ -54,7 +61,7 @@ fn convert_then_verify_then_inspect() {
     let shard = std::fs::read_dir(out.path())
         .expect("folder")
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|p| p.extension().is_some_and(|e| e == "parquet"))
+        .find(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("train-")))
         .expect("a shard");
     let mut bytes = std::fs::read(&shard).expect("readable");
     let middle = bytes.len() / 3;

@@ -128,3 +128,32 @@ fn a_sequential_pass_ends_with_what_is_left() {
     let all: Vec<u64> = batches.iter().flat_map(|b| b.0.samples.clone()).collect();
     assert_eq!(all, (0..9).collect::<Vec<_>>());
 }
+
+/// Shapes that change by epoch and batch: any number of workers and ranks, and any point of
+/// resumption, give the same stream.
+#[test]
+fn phases_are_the_same_for_workers_ranks_and_resumption() {
+    let root = media::imagenet(2, 12);
+    let set = [
+        "pretrain.batch_size=8",
+        "pretrain.phases=[{from=0, shapes=[{size=64}]}, \
+         {from=1, shapes=[{size=32, batch_size=12}, {size=48, batch_size=4}]}]",
+    ];
+    let run = |workers: usize, rank, world, from, count| {
+        let config = LoaderConfig { rank, world, ..self::workers(workers, 3) };
+        stream(root.path(), "mae-tiny", &set, config, from, count)
+    };
+    let whole = run(1, 0, 1, Cursor::default(), 9);
+    let sizes: Vec<usize> = whole.iter().map(|(rows, _)| rows.pixels.len() / 3).collect();
+    let (first, large, small) = (8 * 64 * 64, 12 * 32 * 32, 4 * 48 * 48);
+    assert_eq!(sizes[..3], [first; 3]);
+    assert_eq!(sizes[3..5], [large, small]);
+    assert_eq!(whole, run(4, 0, 1, Cursor::default(), 9));
+    for (n, (_, cursor)) in whole.iter().enumerate().take(8) {
+        assert_eq!(whole[n + 1..], run(2, 0, 1, *cursor, 8 - n));
+    }
+    let halves = [0, 1].map(|rank| run(2, rank, 2, Cursor::default(), 9));
+    for (n, (rows, _)) in whole.iter().enumerate() {
+        assert_eq!(*rows, Rows::join(&[halves[0][n].0.clone(), halves[1][n].0.clone()]));
+    }
+}

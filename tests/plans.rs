@@ -14,6 +14,7 @@ fn info(file: &RecipeFile) -> MediaInfo {
             codec: "h264".to_owned(),
             rotation: 0,
             keyframes: vec![0, 250],
+            spacing: None,
         },
     }
 }

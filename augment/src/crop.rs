@@ -1,5 +1,6 @@
 //! Which region of a frame is used, by the published rules.
 
+use serde::{Deserialize, Serialize};
 use tubelet_core::{Rect, SampleRng, Size};
 
 /// Boxes tried before [`random_resized_crop`] falls back to the middle.
@@ -14,19 +15,42 @@ pub fn random_resized_crop(
     ratio: [f64; 2],
     rng: &mut SampleRng,
 ) -> Rect {
-    let (width, height) = (f64::from(size.width), f64::from(size.height));
     for _ in 0..TRIES {
-        let area = width * height * rng.uniform(scale[0], scale[1]);
-        let aspect = rng.uniform(ratio[0].ln(), ratio[1].ln()).exp();
-        let w = (area * aspect).sqrt().round_ties_even() as u32;
-        let h = (area / aspect).sqrt().round_ties_even() as u32;
+        let (w, h) = draw_sides(size, scale, ratio, rng);
         if w > 0 && w <= size.width && h > 0 && h <= size.height {
-            let y = rng.below(size.height - h + 1);
-            let x = rng.below(size.width - w + 1);
-            return Rect { x, y, width: w, height: h };
+            return place_anywhere(size, Size::new(w, h), rng);
         }
     }
     central_box(size, ratio)
+}
+
+/// The BYOL-style variant (MAE's linear probe, `util/crop.py`): drawn once, a side that is longer
+/// than the picture's is cut to it.
+pub fn random_resized_crop_once(
+    size: Size,
+    scale: [f64; 2],
+    ratio: [f64; 2],
+    rng: &mut SampleRng,
+) -> Rect {
+    let (w, h) = draw_sides(size, scale, ratio, rng);
+    let cut = Size::new(w.clamp(1, size.width), h.clamp(1, size.height));
+    place_anywhere(size, cut, rng)
+}
+
+/// Width and height of a random share of the area and a random aspect; may exceed the picture.
+fn draw_sides(size: Size, scale: [f64; 2], ratio: [f64; 2], rng: &mut SampleRng) -> (u32, u32) {
+    let whole = f64::from(size.width) * f64::from(size.height);
+    let area = whole * rng.uniform(scale[0], scale[1]);
+    let aspect = rng.uniform(ratio[0].ln(), ratio[1].ln()).exp();
+    let side = |x: f64| x.sqrt().round_ties_even() as u32;
+    (side(area * aspect), side(area / aspect))
+}
+
+/// A box of `crop` at a uniform place, row first.
+fn place_anywhere(size: Size, crop: Size, rng: &mut SampleRng) -> Rect {
+    let y = rng.below(size.height - crop.height + 1);
+    let x = rng.below(size.width - crop.width + 1);
+    Rect { x, y, width: crop.width, height: crop.height }
 }
 
 /// The largest central box whose aspect lies in `ratio`.
@@ -90,20 +114,87 @@ pub fn fixed_offsets(size: Size, crop: Size) -> [(u32, u32); 13] {
     STEPS.map(|(a, b)| (a * x, b * y))
 }
 
-/// VideoMAE's `GroupMultiScaleCrop`: a candidate and one of its fixed places, both uniformly.
+/// Where a multi-scale box may lie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Places {
+    /// The 13 of [`fixed_offsets`]: VideoMAE.
+    #[default]
+    Thirteen,
+    /// The four corners and the middle.
+    Five,
+    /// Anywhere.
+    Anywhere,
+}
+
+/// VideoMAE's `GroupMultiScaleCrop`: a candidate and one of its places, both uniformly.
 /// A snapped side larger than the picture is cut to it.
 pub fn multi_scale_crop(
     size: Size,
     out: u32,
     scales: &[f64],
     max_distort: u32,
+    places: Places,
     rng: &mut SampleRng,
 ) -> Rect {
     let candidates = multi_scale_candidates(size, out, scales, max_distort);
     let (w, h) = candidates[rng.below(candidates.len() as u32) as usize];
     let crop = Size::new(w.clamp(1, size.width), h.clamp(1, size.height));
-    let (x, y) = fixed_offsets(size, crop)[rng.below(13) as usize];
+    let among = match places {
+        Places::Thirteen => 13,
+        Places::Five => 5,
+        Places::Anywhere => return place_anywhere(size, crop, rng),
+    };
+    let (x, y) = fixed_offsets(size, crop)[rng.below(among) as usize];
     Rect { x, y, width: crop.width, height: crop.height }
+}
+
+/// SlowFast's `random_short_side_scale_jitter`: length of the shorter side, uniform in `min..=max`
+/// or in its inverse, rounded half to even.
+pub fn jittered_side(min: u32, max: u32, inverse: bool, rng: &mut SampleRng) -> u32 {
+    let (min, max) = (f64::from(min), f64::from(max));
+    let side =
+        if inverse { 1.0 / rng.uniform(1.0 / max, 1.0 / min) } else { rng.uniform(min, max) };
+    side.round_ties_even() as u32
+}
+
+/// Size after SlowFast scaled the shorter side to `side`: the other side is ⌊long / short · side⌋
+/// with a rounded quotient, so now and then one less than [`short_side_size`] gives.
+pub fn slowfast_short_side(size: Size, side: u32) -> Size {
+    if size.short_side() == side {
+        return size;
+    }
+    let scaled = |long: u32, short: u32| {
+        ((f64::from(long) / f64::from(short) * f64::from(side)).floor() as u32).max(side)
+    };
+    if size.width < size.height {
+        Size::new(side, scaled(size.height, size.width))
+    } else {
+        Size::new(scaled(size.width, size.height), side)
+    }
+}
+
+/// SlowFast's `random_crop`: a `side`² whose first row and column are drawn below (long − side),
+/// that bound excluded.
+pub fn slowfast_random_crop(size: Size, side: u32, rng: &mut SampleRng) -> Rect {
+    let y = rng.below(size.height - side);
+    let x = rng.below(size.width - side);
+    Rect { x, y, width: side, height: side }
+}
+
+/// SlowFast's `uniform_crop`: square `index` of `crops` along the longer side, the middle rounded
+/// up on both axes; the only crop of one is the middle.
+pub fn slowfast_crop_along(size: Size, side: u32, index: u32, crops: u32) -> Rect {
+    let ends = Size::new(size.width - side, size.height - side);
+    let (mut x, mut y) = (ends.width.div_ceil(2), ends.height.div_ceil(2));
+    let tall = size.height > size.width;
+    let along = if tall { &mut y } else { &mut x };
+    match (crops, index) {
+        (1, _) | (_, 1) => {}
+        (_, 0) => *along = 0,
+        _ => *along = if tall { ends.height } else { ends.width },
+    }
+    Rect { x, y, width: side, height: side }
 }
 
 /// Size after the shorter side became `side`; the other side is rounded down, as torchvision and
@@ -168,8 +259,28 @@ mod tests {
             let ratio = [3.0 / 4.0, 4.0 / 3.0];
             let rect = random_resized_crop(size, [low, 1.0], ratio, &mut rng(seed));
             prop_assert!(rect.fits(size) && rect.width > 0 && rect.height > 0);
-            let rect = multi_scale_crop(size, 224, &[1.0, 0.875, 0.75, 0.66], 1, &mut rng(seed));
+            let rect = random_resized_crop_once(size, [low, 1.0], ratio, &mut rng(seed));
             prop_assert!(rect.fits(size) && rect.width > 0 && rect.height > 0);
+            for places in [Places::Thirteen, Places::Five, Places::Anywhere] {
+                let scales = [1.0, 0.875, 0.75, 0.66];
+                let rect = multi_scale_crop(size, 224, &scales, 1, places, &mut rng(seed));
+                prop_assert!(rect.fits(size) && rect.width > 0 && rect.height > 0);
+            }
+        }
+
+        #[test]
+        fn jittered_crops_stay_inside(
+            w in 1u32..700, h in 1u32..700, side in 1u32..300, more in 0u32..90, inverse: bool,
+            seed: u64,
+        ) {
+            let short = jittered_side(side, side + more, inverse, &mut rng(seed));
+            prop_assert!((side..=side + more).contains(&short));
+            let resized = slowfast_short_side(Size::new(w, h), short);
+            prop_assert_eq!(resized.short_side(), short);
+            prop_assert!(slowfast_random_crop(resized, side, &mut rng(seed)).fits(resized));
+            for index in 0..3 {
+                prop_assert!(slowfast_crop_along(resized, side, index, 3).fits(resized));
+            }
         }
 
         #[test]
@@ -184,6 +295,33 @@ mod tests {
             prop_assert_eq!((ends[0].x, ends[0].y), (0, 0));
             prop_assert_eq!(ends[1].x + side, resized.width);
         }
+    }
+
+    /// 427x240 at 224: the long side is 398, the middle (398 - 224) / 2 = 87; an odd rest rounds up.
+    #[test]
+    fn slowfast_rounds_the_middle_up() {
+        let at = |size, index, crops| {
+            let rect = slowfast_crop_along(size, 224, index, crops);
+            (rect.x, rect.y)
+        };
+        assert_eq!(slowfast_short_side(Size::new(427, 240), 224), Size::new(398, 224));
+        let wide = Size::new(399, 225);
+        assert_eq!([0, 1, 2].map(|i| at(wide, i, 3)), [(0, 1), (88, 1), (175, 1)]);
+        assert_eq!(at(Size::new(256, 341), 0, 1), (16, 59));
+    }
+
+    /// Uniform in the inverse means a mean length of ln(max/min) / (1/min - 1/max).
+    #[test]
+    fn inverse_jitter_prefers_short_sides() {
+        let mut rng = rng(5);
+        let mean = |inverse, rng: &mut SampleRng| {
+            let sum: u64 =
+                (0..20_000).map(|_| u64::from(jittered_side(256, 320, inverse, rng))).sum();
+            sum as f64 / 20_000.0
+        };
+        let want = (320f64 / 256.0).ln() / (1.0 / 256.0 - 1.0 / 320.0);
+        assert!((mean(true, &mut rng) - want).abs() < 0.6);
+        assert!((mean(false, &mut rng) - 288.0).abs() < 0.6);
     }
 
     #[test]

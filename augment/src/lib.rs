@@ -8,8 +8,11 @@
 //! and targets in [`stage`] ([`normalise`], [`target`]).
 
 pub mod builtin;
+pub mod color;
 pub mod crop;
+pub mod erase;
 pub mod mask;
+pub mod mix;
 pub mod normalise;
 pub mod plan;
 pub mod policy;

@@ -6,8 +6,10 @@
 use serde::Serialize;
 use tubelet_core::{Clip, Draw, Mask, MediaInfo, Rect, RowMut, SampleKey, SampleRng, Size};
 
+use crate::color::{self, Canvas, ColorOp, ColorScratch};
 use crate::crop;
-use crate::recipe::{ClipRule, CropRule, Recipe, Resize};
+use crate::erase::Erase;
+use crate::recipe::{ClipRule, CropRule, Place, Recipe, Region, Resize, ViewSpec};
 use crate::resample::Resampler;
 use crate::temporal;
 
@@ -42,9 +44,23 @@ pub struct ViewPlan {
     pub flip: bool,
     /// Arithmetic of the resize.
     pub resize: Resize,
+    /// Colour operations, the same for all frames; absent where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub colors: Option<ColorPlan>,
     /// Hidden tokens: row-major over the grid, `true` = hidden; absent where nothing is hidden.
     #[serde(serialize_with = "mask_picture")]
     pub mask: Option<Mask>,
+}
+
+/// Colour operations of a view, in order.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ColorPlan {
+    /// On the whole source frame or on the view.
+    pub place: Place,
+    /// What geometric operations need.
+    pub canvas: Canvas,
+    /// The operations, at least one.
+    pub ops: Vec<ColorOp>,
 }
 
 /// All that is decided about one row: plain data, the same for CPU and GPU.
@@ -52,6 +68,9 @@ pub struct ViewPlan {
 pub struct SamplePlan {
     /// Views of the row.
     pub views: Vec<ViewPlan>,
+    /// What is erased in the first view's floats; absent where nothing is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub erase: Option<Erase>,
 }
 
 impl SamplePlan {
@@ -70,6 +89,17 @@ pub fn union_of_frames(plans: &[SamplePlan]) -> Vec<u32> {
     all
 }
 
+/// The part of the frames that `plans` of one sample look at; `None` for all of it.
+pub fn union_of_regions(plans: &[SamplePlan]) -> Option<Rect> {
+    let regions = plans.iter().flat_map(|p| &p.views).map(|v| match v.geometry {
+        // Colours of the whole frame look at all of it.
+        _ if v.colors.as_ref().is_some_and(|c| c.place == Place::Source) => None,
+        Geometry::CropThenResize { region } => Some(region),
+        Geometry::ResizeThenCrop { .. } => None,
+    });
+    regions.reduce(|a, b| Some(a?.union(b?))).flatten()
+}
+
 /// A sample cannot be planned from its media facts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
@@ -86,6 +116,8 @@ pub enum PlanError {
 pub struct Scratch {
     resampler: Resampler,
     resized: Vec<u8>,
+    source: Vec<u8>,
+    color: ColorScratch,
 }
 
 impl Recipe {
@@ -100,22 +132,22 @@ impl Recipe {
         if info.size.width == 0 || info.size.height == 0 {
             return Err(PlanError::NoPixel(info.size));
         }
-        let crops = self.crop.crops();
         let (clip_index, crop_index) = match self.stage() {
             crate::recipe::Stage::Eval => {
-                (u32::from(key.repeat) / crops, u32::from(key.repeat) % crops)
+                (u32::from(key.repeat) / self.crops, u32::from(key.repeat) % self.crops)
             }
             _ => (0, 0),
         };
-        let view = ViewPlan {
-            frames: self.plan_frames(&mut key.rng(Draw::Frames), info, clip_index),
-            geometry: self.plan_geometry(&mut key.rng(Draw::Crop), info.size, crop_index),
-            out: self.size(),
-            flip: key.rng(Draw::Flip).coin(self.flip),
-            resize: self.resize,
-            mask: self.mask().draw(self.grid(), &mut key.rng(Draw::Mask)),
-        };
-        Ok(SamplePlan { views: vec![view] })
+        let frames = self.plan_frames(&mut key.rng(Draw::Frames), info, clip_index);
+        let mut views: Vec<ViewPlan> = Vec::new();
+        for (n, spec) in self.views().enumerate() {
+            let view = plan_view(key, (n, spec), views.first(), info.size, crop_index, &frames);
+            views.push(view);
+        }
+        let erase = self
+            .erase()
+            .and_then(|spec| spec.draw(self.size(), self.frames(), &mut key.rng(Draw::Erase)));
+        Ok(SamplePlan { views, erase })
     }
 
     fn plan_frames(&self, rng: &mut SampleRng, info: &MediaInfo, clip: u32) -> Vec<u32> {
@@ -145,30 +177,14 @@ impl Recipe {
         }
     }
 
-    fn plan_geometry(&self, rng: &mut SampleRng, source: Size, crop_index: u32) -> Geometry {
-        match &self.crop {
-            CropRule::RandomResized { scale, ratio, .. } => Geometry::CropThenResize {
-                region: crop::random_resized_crop(source, *scale, *ratio, rng),
-            },
-            CropRule::MultiScale { size, scales, max_distort } => Geometry::CropThenResize {
-                region: crop::multi_scale_crop(source, *size, scales, *max_distort, rng),
-            },
-            CropRule::Center { size, resize } => {
-                let resized = crop::short_side_size(source, *resize);
-                Geometry::ResizeThenCrop { resized, region: crop::center_crop(resized, *size) }
-            }
-            CropRule::Along { size, crops } => {
-                let resized = crop::short_side_size(source, *size);
-                let region = crop::crop_along(resized, *size, crop_index, *crops);
-                Geometry::ResizeThenCrop { resized, region }
-            }
-        }
-    }
-
-    /// Writes the pixels and the mask of `plan` into `row`; `clip` holds at least its frames.
+    /// Writes the pixels and the mask of `plan` into `row`; `clip` holds at least its frames and
+    /// their regions.
     ///
     /// # Errors
     /// The index of a frame that `clip` lacks.
+    ///
+    /// # Panics
+    /// When `clip` lacks part of a region.
     pub fn render(
         &self,
         plan: &SamplePlan,
@@ -180,24 +196,133 @@ impl Recipe {
             let bytes = view.out.area() * 3;
             for (frame, out) in view.frames.iter().zip(row.pixels(index).chunks_exact_mut(bytes)) {
                 let source = clip.frame(*frame).ok_or(*frame)?;
-                scratch.draw(view, source, clip.size(), out);
+                scratch.draw(view, source, clip.region(), clip.size(), out);
             }
             if let (Some(out), Some(mask)) = (row.mask(index), &view.mask) {
                 mask.write_bytes(out);
             }
         }
+        if let Some(field) = row.erase() {
+            Erase::store(plan.erase.as_ref(), field);
+        }
         Ok(())
     }
 }
 
+/// View `n` of a row; a view of the first one's region copies what that one drew.
+fn plan_view(
+    key: SampleKey,
+    (n, spec): (usize, &ViewSpec),
+    first: Option<&ViewPlan>,
+    source: Size,
+    crop_index: u32,
+    frames: &[u32],
+) -> ViewPlan {
+    let rng = |purpose| key.view_rng(purpose, n);
+    let (geometry, flip, colors) = match (&spec.region, first) {
+        (Region::First, Some(first)) => (first.geometry, first.flip, first.colors.clone()),
+        (Region::First, None) => {
+            (Geometry::CropThenResize { region: Rect::full(source) }, false, None)
+        }
+        (Region::Own(rule), _) => (
+            plan_geometry(rule, &mut rng(Draw::Crop), source, crop_index),
+            rng(Draw::Flip).coin(spec.flip),
+            spec.colors.as_ref().and_then(|colors| {
+                let ops = colors.draw(&mut rng(Draw::Color));
+                let (place, canvas) = (colors.place, colors.canvas);
+                (!ops.is_empty()).then_some(ColorPlan { place, canvas, ops })
+            }),
+        ),
+    };
+    ViewPlan {
+        frames: frames.to_vec(),
+        geometry,
+        out: spec.size,
+        flip,
+        resize: spec.resize,
+        colors,
+        mask: spec.mask.draw(spec.grid, &mut rng(Draw::Mask)),
+    }
+}
+
+fn plan_geometry(rule: &CropRule, rng: &mut SampleRng, source: Size, crop_index: u32) -> Geometry {
+    match rule {
+        CropRule::RandomResized { scale, ratio, .. } => Geometry::CropThenResize {
+            region: crop::random_resized_crop(source, *scale, *ratio, rng),
+        },
+        CropRule::RandomResizedOnce { scale, ratio, .. } => Geometry::CropThenResize {
+            region: crop::random_resized_crop_once(source, *scale, *ratio, rng),
+        },
+        CropRule::MultiScale { size, scales, max_distort, places } => {
+            let region = crop::multi_scale_crop(source, *size, scales, *max_distort, *places, rng);
+            Geometry::CropThenResize { region }
+        }
+        CropRule::ShortSideJitter { size, min, max, inverse } => {
+            let side = crop::jittered_side(*min, *max, *inverse, rng);
+            let resized = crop::slowfast_short_side(source, side);
+            let region = crop::slowfast_random_crop(resized, *size, rng);
+            Geometry::ResizeThenCrop { resized, region }
+        }
+        CropRule::Center { size, resize } => {
+            let resized = crop::short_side_size(source, *resize);
+            Geometry::ResizeThenCrop { resized, region: crop::center_crop(resized, *size) }
+        }
+        CropRule::Along { size, crops } => {
+            let resized = crop::short_side_size(source, *size);
+            let region = crop::crop_along(resized, *size, crop_index, *crops);
+            Geometry::ResizeThenCrop { resized, region }
+        }
+        CropRule::AlongSlowfast { size, resize, crops } => {
+            let resized = crop::slowfast_short_side(source, resize.unwrap_or(*size));
+            let region = crop::slowfast_crop_along(resized, *size, crop_index, *crops);
+            Geometry::ResizeThenCrop { resized, region }
+        }
+    }
+}
+
 impl Scratch {
-    /// One frame through the geometry of `view`.
-    fn draw(&mut self, view: &ViewPlan, source: &[u8], size: Size, out: &mut [u8]) {
+    /// One frame of `size` pixels, of which `source` has the part `held`, through the geometry and
+    /// the colours of `view`.
+    fn draw(&mut self, view: &ViewPlan, source: &[u8], held: Rect, size: Size, out: &mut [u8]) {
+        let Some(colors) = &view.colors else {
+            return self.draw_geometry(view, source, held, size, out);
+        };
+        if colors.place == Place::Source {
+            assert_eq!(held, Rect::full(size), "all of the frame is needed");
+            let mut copy = std::mem::take(&mut self.source);
+            copy.clear();
+            copy.extend_from_slice(source);
+            self.color(colors, &mut copy, size);
+            self.draw_geometry(view, &copy, held, size, out);
+            self.source = copy;
+        } else {
+            self.draw_geometry(view, source, held, size, out);
+            self.color(colors, out, view.out);
+        }
+    }
+
+    fn color(&mut self, colors: &ColorPlan, pixels: &mut [u8], size: Size) {
+        for op in &colors.ops {
+            color::apply(*op, colors.canvas, pixels, size, &mut self.color);
+        }
+    }
+
+    fn draw_geometry(
+        &mut self,
+        view: &ViewPlan,
+        source: &[u8],
+        held: Rect,
+        size: Size,
+        out: &mut [u8],
+    ) {
         match view.geometry {
             Geometry::CropThenResize { region } => {
-                self.resize(view.resize, source, size, region, view.out, view.flip, out);
+                assert!(held.holds(region), "{region:?} of {held:?}");
+                let region = Rect { x: region.x - held.x, y: region.y - held.y, ..region };
+                self.resize(view.resize, source, held.size(), region, view.out, view.flip, out);
             }
             Geometry::ResizeThenCrop { resized, region } => {
+                assert_eq!(held, Rect::full(size), "all of the frame is needed");
                 let mut whole = std::mem::take(&mut self.resized);
                 whole.resize(resized.area() * 3, 0);
                 self.resize(
@@ -244,3 +369,6 @@ fn mask_picture<S: serde::Serializer>(mask: &Option<Mask>, s: S) -> Result<S::Ok
     });
     slots.serialize(s)
 }
+
+#[cfg(test)]
+mod tests;

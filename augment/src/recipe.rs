@@ -3,19 +3,33 @@
 //! It is read twice: [`RecipeFile`] is exactly what the TOML file says; [`RecipeFile::stage`]
 //! resolves and checks one of its stages into a [`Recipe`], after which nothing asks "was it set?".
 
+mod augment;
+mod crop_rule;
+mod phase;
+mod view;
+
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tubelet_core::key::MAX_VIEWS;
 use tubelet_core::layout::ViewShape;
 use tubelet_core::{BatchLayout, PatchGrid, PatchSize, Size};
 
+use crate::erase::EraseSpec;
 use crate::mask::MaskFile;
-use crate::normalise::{IMAGENET, INCEPTION, Normalise, SLOWFAST};
+use crate::mix::MixSpec;
+use crate::normalise::{DALLE, IMAGENET, INCEPTION, NONE, Normalise, SLOWFAST};
 use crate::policy::{MaskPolicy, MaskProblem};
 use crate::resample::Filter;
 use crate::target::hog::HogSpec;
 use crate::target::pixels::{FrameChoice, PatchNorm};
+
+pub use augment::{AugmentFile, ColorSpec, Place};
+pub use crop_rule::CropRule;
+pub use phase::{Multigrid, Phase, PhaseFile, ShapeFile};
+pub use view::{Region, ViewFile, ViewSpec};
 
 /// A recipe cannot be used: which key, what it says, what would be valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +57,25 @@ pub enum RecipeError {
     /// A `--set` that is not `key=value`.
     #[error("--set {0}: write key=value, for example pretrain.train.epochs=10")]
     Override(String),
+}
+
+/// What a part of a stage finds wrong: the key inside the stage, its value, what would be valid.
+#[derive(Debug)]
+struct Wrong {
+    key: String,
+    value: String,
+    valid: String,
+}
+
+impl Wrong {
+    /// The same for a part that lies in `place`.
+    fn inside(self, place: &str) -> Self {
+        Self { key: format!("{place}.{}", self.key), ..self }
+    }
+
+    fn new(key: impl Into<String>, value: impl Into<String>, valid: impl Into<String>) -> Self {
+        Self { key: key.into(), value: value.into(), valid: valid.into() }
+    }
 }
 
 /// Which part of the flow a batch is for.
@@ -108,6 +141,10 @@ pub enum NormaliseName {
     Slowfast,
     /// [`INCEPTION`].
     Inception,
+    /// [`NONE`]: pixels from 0 to 1.
+    None,
+    /// [`DALLE`]: what the tokenizer of BEiT reads.
+    Dalle,
 }
 
 impl NormaliseName {
@@ -117,6 +154,8 @@ impl NormaliseName {
             Self::Imagenet => IMAGENET,
             Self::Slowfast => SLOWFAST,
             Self::Inception => INCEPTION,
+            Self::None => NONE,
+            Self::Dalle => DALLE,
         }
     }
 }
@@ -220,79 +259,6 @@ impl ClipRule {
     }
 }
 
-/// How the region is chosen and how large it becomes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "rule", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum CropRule {
-    /// A random box of a random area and aspect, resized to `size`².
-    RandomResized {
-        /// Side of the result.
-        size: u32,
-        /// Share of the area, smallest and largest.
-        scale: [f64; 2],
-        /// Aspect ratio, smallest and largest.
-        #[serde(default = "default_ratio")]
-        ratio: [f64; 2],
-    },
-    /// VideoMAE's GroupMultiScaleCrop, resized to `size`².
-    MultiScale {
-        /// Side of the result.
-        size: u32,
-        /// Shares of the shorter side.
-        #[serde(default = "default_scales")]
-        scales: Vec<f64>,
-        /// Largest distance in that list between the width's and the height's share.
-        #[serde(default = "default_distort")]
-        max_distort: u32,
-    },
-    /// Shorter side to `resize`, then the middle `size`².
-    Center {
-        /// Side of the result.
-        size: u32,
-        /// Shorter side before the crop.
-        resize: u32,
-    },
-    /// Shorter side to `size`, then `crops` squares along the longer side.
-    Along {
-        /// Side of the result.
-        size: u32,
-        /// Squares: 1 (middle) or 3 (both ends and middle).
-        crops: u32,
-    },
-}
-
-const fn default_ratio() -> [f64; 2] {
-    [3.0 / 4.0, 4.0 / 3.0]
-}
-
-fn default_scales() -> Vec<f64> {
-    vec![1.0, 0.875, 0.75, 0.66]
-}
-
-const fn default_distort() -> u32 {
-    1
-}
-
-impl CropRule {
-    /// Side of the result.
-    pub const fn size(&self) -> u32 {
-        match self {
-            Self::RandomResized { size, .. }
-            | Self::MultiScale { size, .. }
-            | Self::Center { size, .. }
-            | Self::Along { size, .. } => *size,
-        }
-    }
-
-    /// Crops a frame gives for evaluation; 1 for rules that draw.
-    pub const fn crops(&self) -> u32 {
-        match self {
-            Self::Along { crops, .. } => *crops,
-            _ => 1,
-        }
-    }
-}
-
 /// Which arithmetic resizes the pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -378,6 +344,18 @@ pub struct StageFile {
     /// What is predicted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<TargetFile>,
+    /// Other changes of the pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augment: Option<AugmentFile>,
+    /// Further views of a row.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub views: Vec<ViewFile>,
+    /// Shapes by epoch and batch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub phases: Vec<PhaseFile>,
+    /// Shapes by SlowFast's multigrid schedule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multigrid: Option<Multigrid>,
     /// The trainer's table; not looked at here.
     #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
     pub train: toml::Table,
@@ -457,7 +435,13 @@ impl RecipeFile {
     /// # Errors
     /// When a value is impossible: the error names the key, the value and what would be valid.
     pub fn stage(&self, stage: Stage) -> Result<Recipe, RecipeError> {
-        Checker { file: self, stage, table: self.stage_file(stage) }.recipe()
+        let checker = Checker { file: self, stage, table: self.stage_file(stage) };
+        let phases = checker.phases()?;
+        match phases.first() {
+            None => checker.recipe(),
+            // The first shape speaks for the whole where a shape is not asked for.
+            Some(first) => Ok(Recipe { phases: phases.clone(), ..(*first.shapes[0]).clone() }),
+        }
     }
 }
 
@@ -479,16 +463,17 @@ pub struct Recipe {
     stage: Stage,
     media: Media,
     patch: PatchSize,
-    grid: PatchGrid,
-    normalise: Normalise,
     batch_size: u32,
     repeats: u16,
     pub(crate) clip: Option<ClipRule>,
-    pub(crate) crop: CropRule,
-    pub(crate) flip: f64,
-    pub(crate) resize: Resize,
-    mask: MaskPolicy,
+    /// Crops of a frame in evaluation.
+    pub(crate) crops: u32,
+    first: ViewSpec,
+    others: Vec<ViewSpec>,
     target: TargetSpec,
+    erase: Option<EraseSpec>,
+    mix: Option<MixSpec>,
+    phases: Vec<Phase>,
 }
 
 impl Recipe {
@@ -512,14 +497,29 @@ impl Recipe {
         self.patch
     }
 
-    /// Tokens of a row.
-    pub fn grid(&self) -> PatchGrid {
-        self.grid
+    /// Views of a row, the first one first.
+    pub fn views(&self) -> impl Iterator<Item = &ViewSpec> {
+        std::iter::once(&self.first).chain(&self.others)
     }
 
-    /// Mean and standard deviation.
+    /// Tokens of a row's first view.
+    pub fn grid(&self) -> PatchGrid {
+        self.first.grid
+    }
+
+    /// Mean and standard deviation of the first view.
     pub fn normalise(&self) -> Normalise {
-        self.normalise
+        self.first.normalise
+    }
+
+    /// How rows are erased.
+    pub fn erase(&self) -> Option<&EraseSpec> {
+        self.erase.as_ref()
+    }
+
+    /// How rows are mixed.
+    pub fn mix(&self) -> Option<&MixSpec> {
+        self.mix.as_ref()
     }
 
     /// Rows of a batch.
@@ -537,14 +537,14 @@ impl Recipe {
         self.clip.map_or(1, ClipRule::frames)
     }
 
-    /// Size of every frame.
+    /// Size of every frame of the first view.
     pub fn size(&self) -> Size {
-        Size::square(self.crop.size())
+        self.first.size
     }
 
-    /// Which tokens are hidden.
+    /// Which tokens of the first view are hidden.
     pub fn mask(&self) -> &MaskPolicy {
-        &self.mask
+        &self.first.mask
     }
 
     /// What is predicted.
@@ -552,20 +552,46 @@ impl Recipe {
         self.target
     }
 
-    /// The bytes of a batch in `epoch`.
-    pub fn layout(&self, epoch: u32) -> BatchLayout {
-        self.layout_of(epoch, self.batch_size)
+    /// The phases, by their first epoch; empty where all batches have one shape. Every other
+    /// number of a recipe with phases is that of its first shape.
+    pub fn phases(&self) -> &[Phase] {
+        &self.phases
     }
 
-    /// The bytes of `rows` rows in `epoch`: one rank's part of a batch.
-    pub fn layout_of(&self, _epoch: u32, rows: u32) -> BatchLayout {
-        let view = ViewShape {
+    /// The recipe of batch `number` (from 0) of `epoch`: itself where it has no phases.
+    pub fn shape(&self, epoch: u32, number: u64) -> &Self {
+        let phase = self.phases.iter().rev().find(|phase| phase.from <= epoch);
+        phase.map_or(self, |phase| &phase.shapes[(number % phase.shapes.len() as u64) as usize])
+    }
+
+    /// Every shape a batch may have; itself alone where it has no phases.
+    pub fn shapes(&self) -> impl Iterator<Item = &Self> {
+        let own = self.phases.is_empty().then_some(self);
+        own.into_iter().chain(self.phases.iter().flat_map(|p| p.shapes.iter().map(AsRef::as_ref)))
+    }
+
+    /// The bytes of the first batch of `epoch`.
+    pub fn layout(&self, epoch: u32) -> BatchLayout {
+        let shape = self.shape(epoch, 0);
+        shape.layout_of(epoch, shape.batch_size)
+    }
+
+    /// The bytes of `rows` rows of the first batch's shape in `epoch`: one rank's part of it.
+    pub fn layout_of(&self, epoch: u32, rows: u32) -> BatchLayout {
+        self.shape(epoch, 0).rows_layout(rows)
+    }
+
+    /// The bytes of `rows` rows of this shape.
+    pub fn rows_layout(&self, rows: u32) -> BatchLayout {
+        let shape = |view: &ViewSpec| ViewShape {
             frames: self.frames(),
-            size: self.size(),
-            grid: self.grid,
-            masked: !matches!(self.mask, MaskPolicy::None),
+            size: view.size,
+            grid: view.grid,
+            masked: !matches!(view.mask, MaskPolicy::None),
         };
-        BatchLayout::new(rows, &[view])
+        let shapes: Vec<ViewShape> = self.views().map(shape).collect();
+        let boxes = self.erase.map_or(0, |erase| erase.count);
+        BatchLayout::new(rows, &shapes).with_erase(boxes)
     }
 }
 
@@ -602,23 +628,166 @@ impl Checker<'_> {
         let clip = self.clip()?;
         let frames = clip.map_or(1, ClipRule::frames);
         let patch = self.patch(frames)?;
-        let grid = self.grid(patch, frames)?;
-        let mask = self.mask(grid, patch)?;
+        let first = self.first_view(patch, frames)?;
+        let augment = self.table.augment.clone().unwrap_or_default();
+        let (stage, rows) = (self.stage, self.table.batch_size);
         Ok(Recipe {
             name: self.file.name.clone(),
-            stage: self.stage,
+            stage,
             media: self.file.media,
             patch,
-            grid,
-            normalise: self.file.normalise.values(),
-            batch_size: self.table.batch_size,
+            batch_size: rows,
             repeats: self.repeats(clip)?,
             clip,
-            crop: self.crop()?,
+            crops: self.table.crop.crops(),
+            others: self.other_views(patch, frames, &first)?,
+            first,
+            target: self.target(patch, frames, &first.mask)?,
+            erase: augment.erase(stage).map_err(|wrong| self.wrong(wrong))?,
+            mix: augment.mix(stage, rows).map_err(|wrong| self.wrong(wrong))?,
+            phases: Vec::new(),
+        })
+    }
+
+    /// The phases with every shape checked; none where the stage has one shape.
+    fn phases(&self) -> Result<Vec<Phase>, RecipeError> {
+        let wrong = |wrong| self.wrong(wrong);
+        let files = match &self.table.multigrid {
+            None => self.table.phases.clone(),
+            Some(_) if !self.table.phases.is_empty() => {
+                return Err(self.error("multigrid", "set", "not beside phases"));
+            }
+            Some(multigrid) => {
+                let [t, h, w] = self.file.patch;
+                multigrid.phases(self.table, PatchSize { t, h, w }).map_err(wrong)?
+            }
+        };
+        if !files.is_empty() && self.stage == Stage::Eval {
+            return Err(self.error("phases", "set", "an evaluation has one shape"));
+        }
+        if !files.is_empty() && !self.table.views.is_empty() {
+            return Err(self.error("phases", "set", "not beside further views"));
+        }
+        phase::check(&files).map_err(wrong)?;
+        let phase = |(n, file): (usize, &PhaseFile)| {
+            let shapes = file.shapes.iter().enumerate();
+            let shapes =
+                shapes.map(|(m, shape)| self.shape(shape, &format!("phases[{n}].shapes[{m}]")));
+            Ok(Phase { from: file.from, shapes: shapes.collect::<Result<_, _>>()? })
+        };
+        files.iter().enumerate().map(phase).collect()
+    }
+
+    /// One shape as a recipe of its own; `place` names it in errors.
+    fn shape(&self, shape: &ShapeFile, place: &str) -> Result<Arc<Recipe>, RecipeError> {
+        let table = shape.applied(self.table).map_err(|w| self.wrong(w.inside(place)))?;
+        let recipe = Checker { table: &table, ..*self }.recipe();
+        recipe.map(Arc::new).map_err(|error| match error {
+            RecipeError::Value { recipe, key, value, valid } => {
+                RecipeError::Value { recipe, key, value, valid: format!("{valid} (in {place})") }
+            }
+            other => other,
+        })
+    }
+
+    fn first_view(&self, patch: PatchSize, frames: u32) -> Result<ViewSpec, RecipeError> {
+        let grid = self.grid(patch, frames)?;
+        let normalise = self.file.normalise.values();
+        if self.stage == Stage::Eval && self.table.augment.is_some() {
+            return Err(self.error("augment", "set", "an evaluation changes no pixels"));
+        }
+        let colors = self.colors("augment", self.table.augment.as_ref(), &normalise)?;
+        Ok(ViewSpec {
+            region: Region::Own(self.crop()?),
+            size: Size::square(self.table.crop.size()),
+            grid,
             flip: self.table.flip,
             resize: self.table.resize,
-            target: self.target(patch, frames, &mask)?,
-            mask,
+            normalise,
+            colors,
+            mask: self.mask(grid, patch)?,
+        })
+    }
+
+    fn colors(
+        &self,
+        key: &str,
+        augment: Option<&AugmentFile>,
+        normalise: &Normalise,
+    ) -> Result<Option<ColorSpec>, RecipeError> {
+        let Some(augment) = augment else { return Ok(None) };
+        augment.colors(key, self.file.media, normalise).map_err(|wrong| self.wrong(wrong))
+    }
+
+    fn other_views(
+        &self,
+        patch: PatchSize,
+        frames: u32,
+        first: &ViewSpec,
+    ) -> Result<Vec<ViewSpec>, RecipeError> {
+        let mut views = Vec::new();
+        for (n, file) in self.table.views.iter().enumerate() {
+            let key = format!("views[{n}]");
+            if self.stage != Stage::Pretrain {
+                return Err(self.error(&key, "set", "several views are for pretrain"));
+            }
+            let room = (MAX_VIEWS - 1).saturating_sub(views.len());
+            if file.count == 0 || file.count as usize > room {
+                let valid = format!("at least 1, and at most {MAX_VIEWS} views in all");
+                return Err(self.error(&format!("{key}.count"), file.count, valid));
+            }
+            let view = self.other_view(&key, file, patch, frames, first)?;
+            views.resize(views.len() + file.count as usize, view);
+        }
+        Ok(views)
+    }
+
+    fn other_view(
+        &self,
+        key: &str,
+        file: &ViewFile,
+        patch: PatchSize,
+        frames: u32,
+        first: &ViewSpec,
+    ) -> Result<ViewSpec, RecipeError> {
+        let wrong = |wrong| self.wrong(wrong);
+        let side = file.side(key).map_err(wrong)?;
+        file.check_shared(key, &self.table.crop).map_err(wrong)?;
+        if let Some(crop) = &file.crop {
+            crop.check(self.stage).map_err(|w| wrong(w.inside(key)))?;
+        }
+        let flip = file.flip.unwrap_or(0.0);
+        if !(0.0..=1.0).contains(&flip) {
+            return Err(self.error(&format!("{key}.flip"), flip, "must be a probability, 0 to 1"));
+        }
+        if file.mask && (side % patch.h != 0 || side % patch.w != 0) {
+            let valid = format!("patch {}x{} must divide {side}", patch.h, patch.w);
+            return Err(self.error(&format!("{key}.mask"), true, valid));
+        }
+        if let Some(augment) = &file.augment {
+            let only_colors =
+                augment.erase.is_none() && augment.mixup == 0.0 && augment.cutmix == 0.0;
+            if !only_colors {
+                let valid = "a view has colour operations only";
+                return Err(self.error(&format!("{key}.augment"), "erase or mix", valid));
+            }
+        }
+        let rows = |side: u32, patch: u32| (side / patch).max(1);
+        let grid = PatchGrid::new(frames / patch.t, rows(side, patch.h), rows(side, patch.w));
+        let normalise = file.normalise.unwrap_or(self.file.normalise).values();
+        let colors = match &file.crop {
+            Some(_) => self.colors(&format!("{key}.augment"), file.augment.as_ref(), &normalise)?,
+            None => first.colors.clone(),
+        };
+        Ok(ViewSpec {
+            region: file.crop.clone().map_or(Region::First, Region::Own),
+            size: Size::square(side),
+            grid,
+            flip,
+            resize: file.resize,
+            normalise,
+            colors,
+            mask: if file.mask { self.mask(grid, patch)? } else { MaskPolicy::None },
         })
     }
 
@@ -699,36 +868,14 @@ impl Checker<'_> {
     }
 
     fn crop(&self) -> Result<CropRule, RecipeError> {
-        let crop = &self.table.crop;
-        match crop {
-            CropRule::RandomResized { scale, ratio, .. } => {
-                if !(0.0 < scale[0] && scale[0] <= scale[1] && scale[1] <= 1.0) {
-                    return Err(self.error("crop.scale", scale, "0 < smallest <= largest <= 1"));
-                }
-                if !(0.0 < ratio[0] && ratio[0] <= ratio[1] && ratio[1].is_finite()) {
-                    return Err(self.error("crop.ratio", ratio, "0 < smallest <= largest"));
-                }
-            }
-            CropRule::MultiScale { scales, .. } => {
-                if scales.is_empty() || scales.iter().any(|s| !(*s > 0.0 && *s <= 1.0)) {
-                    return Err(self.error("crop.scales", scales, "shares above 0, at most 1"));
-                }
-            }
-            CropRule::Center { size, resize } => {
-                if resize < size {
-                    return Err(self.error("crop.resize", resize, "at least crop.size"));
-                }
-            }
-            CropRule::Along { crops, .. } => {
-                if !matches!(crops, 1 | 3) {
-                    return Err(self.error("crop.crops", crops, "1 or 3"));
-                }
-                if *crops > 1 && self.stage != Stage::Eval {
-                    return Err(self.error("crop.crops", crops, "several crops are for eval"));
-                }
-            }
-        }
-        Ok(crop.clone())
+        self.table.crop.check(self.stage).map_err(|wrong| self.wrong(wrong))?;
+        Ok(self.table.crop.clone())
+    }
+
+    /// A part's complaint as an error of this stage.
+    fn wrong(&self, Wrong { key, value, valid }: Wrong) -> RecipeError {
+        let key = format!("{}.{key}", self.stage);
+        RecipeError::Value { recipe: self.file.name.clone(), key, value, valid }
     }
 
     fn mask(&self, grid: PatchGrid, patch: PatchSize) -> Result<MaskPolicy, RecipeError> {
@@ -786,3 +933,6 @@ impl Checker<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

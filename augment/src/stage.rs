@@ -1,8 +1,10 @@
 //! The one float stage, on the host: u8 rows to normalised pixels and targets.
 
 use rayon::prelude::*;
-use tubelet_core::{BatchRef, PatchSize, Size};
+use tubelet_core::{BatchKey, BatchRef, PatchSize, Size};
 
+use crate::erase::{Erase, EraseMode};
+use crate::mix::{MixSpec, MixedLabels, mix_rows};
 use crate::normalise::Normalise;
 use crate::recipe::{Recipe, TargetSpec};
 use crate::target::hog::HogScratch;
@@ -45,6 +47,25 @@ pub struct HostTensors {
     pub labels: Vec<u32>,
     /// `[rows]`, sample number.
     pub samples: Vec<u64>,
+    /// Views of the rows after the first.
+    pub views: Vec<ViewTensors>,
+    /// Targets of mixed rows; absent where the recipe mixes none.
+    pub mixed: Option<MixedLabels>,
+}
+
+/// One further view of all rows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ViewTensors {
+    /// Frames of a row.
+    pub frames: usize,
+    /// Rows of pixels.
+    pub height: usize,
+    /// Columns of pixels.
+    pub width: usize,
+    /// `[rows, 3, frames, height, width]`, with the view's normalisation.
+    pub pixels: Vec<f32>,
+    /// `[rows, tokens]`, `true` = masked; empty where nothing is masked.
+    pub mask: Vec<bool>,
 }
 
 /// One way to divide the tokens of each row into visible and masked ones. Lists are ascending;
@@ -72,10 +93,13 @@ pub struct Pass {
 #[derive(Clone, Debug)]
 pub struct HostStage {
     normalise: Normalise,
+    others: Vec<Normalise>,
     patch: PatchSize,
     target: TargetSpec,
     passes: usize,
     passes_predict: bool,
+    erase: Option<EraseMode>,
+    mix: Option<MixSpec>,
 }
 
 impl HostStage {
@@ -83,8 +107,11 @@ impl HostStage {
     pub fn new(recipe: &Recipe) -> Self {
         Self {
             normalise: recipe.normalise(),
+            others: recipe.views().skip(1).map(|view| view.normalise).collect(),
             patch: recipe.patch(),
             target: recipe.target(),
+            erase: recipe.erase().map(|erase| erase.mode),
+            mix: recipe.mix().copied(),
             passes: recipe.mask().passes(),
             passes_predict: recipe.mask().passes_predict(),
         }
@@ -102,8 +129,41 @@ impl HostStage {
         }
     }
 
-    /// The floats of `batch`.
+    /// The floats of `batch`, mixed where the recipe says so and the batch has its key.
     pub fn run(&self, batch: BatchRef<'_>) -> HostTensors {
+        let mut out = self.floats(batch);
+        if let Some(key) = batch.key() {
+            let rows = 0..out.rows;
+            self.mix(&mut out, rows, key);
+        }
+        out
+    }
+
+    /// Mixes the rows `rows` of `out`, which are those that this process has of the batch `key`.
+    pub fn mix(&self, out: &mut HostTensors, rows: std::ops::Range<usize>, key: BatchKey) {
+        let (Some(mix), false) = (&self.mix, rows.is_empty()) else { return };
+        let size = Size::new(out.width as u32, out.height as u32);
+        let floats = out.pixels.len() / out.rows;
+        let labels = &out.labels;
+        let targets = out.mixed.get_or_insert_with(|| MixedLabels {
+            partners: labels.clone(),
+            lambda: vec![1.0; out.rows],
+            smoothing: mix.smoothing as f32,
+        });
+        for group in mix.groups(rows.len()) {
+            let number = (key.first_row as usize + group.start) / group.len();
+            let mixes = mix.draw(key, number as u16, group.len(), size);
+            let group = rows.start + group.start..rows.start + group.end;
+            mix_rows(&mut out.pixels[group.start * floats..group.end * floats], &mixes, size);
+            for (n, row) in group.clone().enumerate() {
+                targets.lambda[row] = mixes[n].lambda() as f32;
+                targets.partners[row] = labels[group.end - 1 - n];
+            }
+        }
+    }
+
+    /// The floats of `batch`, not mixed.
+    pub fn floats(&self, batch: BatchRef<'_>) -> HostTensors {
         let view = &batch.layout().views[0];
         let (frames, size, grid) = (view.frames, view.size, view.grid);
         let mut out = HostTensors {
@@ -121,13 +181,16 @@ impl HostStage {
             out.set_mask(mask, self.passes);
         }
         let row_floats = 3 * frames as usize * size.area();
-        out.pixels = vec![0.0; out.rows * row_floats];
-        out.pixels
-            .par_chunks_exact_mut(row_floats)
-            .zip(batch.pixels(0).par_chunks_exact(view.pixels.row_bytes))
-            .for_each(|(floats, bytes)| {
-                self.normalise.apply(bytes, frames as usize, size, floats);
+        out.pixels = normalised(&self.normalise, batch, 0);
+        let erase_field = batch.layout().erase.map_or(1, |field| field.row_bytes / 4);
+        if let (Some(mode), Some(fields)) = (self.erase, batch.erase()) {
+            let fields = fields.par_chunks_exact(erase_field);
+            out.pixels.par_chunks_exact_mut(row_floats).zip(fields).for_each(|(row, field)| {
+                Erase::load(field).apply(mode, row, frames as usize, size);
             });
+        }
+        out.views =
+            self.others.iter().zip(1..).map(|(n, view)| other_view(n, batch, view)).collect();
         if out.target_dim > 0 {
             out.targets = self.targets(&out, &out.masked, &out.masked_count, out.max_masked);
             if self.passes_predict {
@@ -198,7 +261,79 @@ impl HostStage {
     }
 }
 
+/// View `view` of all rows as normalised floats.
+fn normalised(normalise: &Normalise, batch: BatchRef<'_>, view: usize) -> Vec<f32> {
+    let layout = &batch.layout().views[view];
+    let frames = layout.frames as usize;
+    let row_floats = 3 * frames * layout.size.area();
+    let mut out = vec![0.0; batch.rows() * row_floats];
+    out.par_chunks_exact_mut(row_floats)
+        .zip(batch.pixels(view).par_chunks_exact(layout.pixels.row_bytes))
+        .for_each(|(floats, bytes)| normalise.apply(bytes, frames, layout.size, floats));
+    out
+}
+
+fn other_view(normalise: &Normalise, batch: BatchRef<'_>, view: usize) -> ViewTensors {
+    let layout = &batch.layout().views[view];
+    ViewTensors {
+        frames: layout.frames as usize,
+        height: layout.size.height as usize,
+        width: layout.size.width as usize,
+        pixels: normalised(normalise, batch, view),
+        mask: batch.mask(view).unwrap_or_default().iter().map(|m| m & 1 == 1).collect(),
+    }
+}
+
 impl HostTensors {
+    /// A copy of the rows `range`. Index lists keep the batch's widths.
+    ///
+    /// # Panics
+    /// When `range` is outside the batch.
+    pub fn slice(&self, range: std::ops::Range<usize>) -> Self {
+        fn part<T: Clone>(all: &[T], rows: usize, range: &std::ops::Range<usize>) -> Vec<T> {
+            let row = all.len() / rows.max(1);
+            all[range.start * row..range.end * row].to_vec()
+        }
+        Self {
+            rows: range.len(),
+            pixels: part(&self.pixels, self.rows, &range),
+            mask: part(&self.mask, self.rows, &range),
+            visible: part(&self.visible, self.rows, &range),
+            masked: part(&self.masked, self.rows, &range),
+            masked_count: part(&self.masked_count, self.rows, &range),
+            targets: part(&self.targets, self.rows, &range),
+            labels: part(&self.labels, self.rows, &range),
+            samples: part(&self.samples, self.rows, &range),
+            passes: self
+                .passes
+                .iter()
+                .map(|pass| Pass {
+                    mask: part(&pass.mask, self.rows, &range),
+                    visible: part(&pass.visible, self.rows, &range),
+                    masked: part(&pass.masked, self.rows, &range),
+                    masked_count: part(&pass.masked_count, self.rows, &range),
+                    targets: part(&pass.targets, self.rows, &range),
+                    ..*pass
+                })
+                .collect(),
+            views: self
+                .views
+                .iter()
+                .map(|view| ViewTensors {
+                    pixels: part(&view.pixels, self.rows, &range),
+                    mask: part(&view.mask, self.rows, &range),
+                    ..*view
+                })
+                .collect(),
+            mixed: self.mixed.as_ref().map(|mixed| MixedLabels {
+                partners: part(&mixed.partners, self.rows, &range),
+                lambda: part(&mixed.lambda, self.rows, &range),
+                ..*mixed
+            }),
+            ..*self
+        }
+    }
+
     /// Fills the mask, its lists and those of the further passes from u8 `[rows, tokens]`.
     fn set_mask(&mut self, bytes: &[u8], passes: usize) {
         let mut first = Pass::new(bytes, 0, self.tokens);
@@ -245,34 +380,4 @@ fn indices(mask: &[bool], tokens: usize, want: bool, width: usize) -> Vec<u32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ragged_rows_are_padded_and_counted() {
-        // Two rows of four tokens; bit 1 is a further pass.
-        let bytes = [1, 0, 3, 0, 2, 2, 0, 1];
-        let mut out = HostTensors { rows: 2, tokens: 4, ..HostTensors::default() };
-        out.set_mask(&bytes, 1);
-        assert_eq!((out.masked_count.as_slice(), out.max_masked), ([2, 1].as_slice(), 2));
-        assert_eq!(out.masked, [0, 2, 3, 3]);
-        assert_eq!((out.visible.as_slice(), out.max_visible), ([1, 3, 3, 0, 1, 2].as_slice(), 3));
-        let pass = &out.passes[0];
-        assert_eq!(
-            (pass.masked.as_slice(), pass.masked_count.as_slice()),
-            ([2, 2, 0, 1].as_slice(), [1, 2].as_slice())
-        );
-        assert_eq!(pass.visible, [0, 1, 3, 2, 3, 3]);
-    }
-
-    #[test]
-    fn a_row_without_a_masked_token_counts_zero() {
-        let mut out = HostTensors { rows: 2, tokens: 2, ..HostTensors::default() };
-        out.set_mask(&[0, 0, 0, 1], 0);
-        assert_eq!(
-            (out.masked.as_slice(), out.masked_count.as_slice()),
-            ([0, 1].as_slice(), [0, 1].as_slice())
-        );
-        assert!(out.passes.is_empty());
-    }
-}
+mod tests;

@@ -1,6 +1,8 @@
 //! Runners for the kinds that need only `tubelet-augment`.
 
+mod color;
 mod frames;
+mod mix;
 mod statistics;
 
 use anyhow::{Result, anyhow, ensure};
@@ -30,6 +32,10 @@ pub(crate) fn run_kind(case: &Case, inputs: &Inputs) -> Result<Outcome> {
         "mask_distribution" => statistics::masks(case),
         "crop_distribution" => statistics::crops(case),
         "crop_candidates" => statistics::crop_candidates(case),
+        "augment_op" => color::operation(case, inputs),
+        "randaugment_level" => color::level(case, inputs),
+        "mixup" => mix::batch(case, inputs),
+        "cutmix_box" => mix::cutmix_box(inputs),
         "frame_sampling" => frames::run(case, inputs),
         kind => Ok(unsupported(format!("kind {kind} is not covered"))),
     }

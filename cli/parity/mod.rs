@@ -71,7 +71,9 @@ fn runner(kind: &str) -> Option<Runner> {
     match kind {
         "hog" | "hog_picture" | "normalise" | "pixel_target" | "mask_distribution"
         | "mask_upsample" | "crop_distribution" | "crop_candidates" | "resample"
-        | "frame_sampling" => Some(augment::run_kind),
+        | "frame_sampling" | "augment_op" | "randaugment_level" | "mixup" | "cutmix_box" => {
+            Some(augment::run_kind)
+        }
         "jpeg_decode" | "video_decode" => Some(formats::run_kind),
         "model" | "loss" | "position_embedding" | "position_resize" | "schedule" | "optimizer"
         | "layer_decay" | "ema" | "grad_clip" => Some(trainer::run_kind),

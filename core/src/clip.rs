@@ -63,6 +63,19 @@ impl Rect {
         Size::new(self.width, self.height)
     }
 
+    /// The smallest rectangle that holds both.
+    pub fn union(self, other: Self) -> Self {
+        let (x, y) = (self.x.min(other.x), self.y.min(other.y));
+        let right = (self.x + self.width).max(other.x + other.width);
+        let bottom = (self.y + self.height).max(other.y + other.height);
+        Self { x, y, width: right - x, height: bottom - y }
+    }
+
+    /// Whether `other` lies wholly inside it.
+    pub fn holds(self, other: Self) -> bool {
+        self.union(other) == self
+    }
+
     /// Whether it lies wholly inside `size`.
     pub fn fits(self, size: Size) -> bool {
         u64::from(self.x) + u64::from(self.width) <= u64::from(size.width)
@@ -86,12 +99,27 @@ pub struct MediaInfo {
     pub rotation: u16,
     /// Presentation indices of the key frames, ascending; `[0]` for a picture.
     pub keyframes: Vec<u32>,
+    /// How the references of a video are spaced, where a conversion has made them regular.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spacing: Option<Spacing>,
+}
+
+/// Regular spacing of a video's reference frames, as `convert --video train` makes it: a key frame
+/// at every multiple of `gop`, and every frame that is a multiple of `stride` can be decoded without
+/// those that are not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Spacing {
+    /// Distance of reference frames; a divisor of `gop`.
+    pub stride: u32,
+    /// Distance of key frames.
+    pub gop: u32,
 }
 
 impl MediaInfo {
     /// The facts of a still picture.
     pub fn picture(size: Size, codec: &str) -> Self {
-        Self { size, frames: 1, fps: 0.0, codec: codec.to_owned(), rotation: 0, keyframes: vec![0] }
+        let (codec, keyframes) = (codec.to_owned(), vec![0]);
+        Self { size, frames: 1, fps: 0.0, codec, rotation: 0, keyframes, spacing: None }
     }
 
     /// Duration in seconds; 0 where no frame rate is known.
@@ -100,11 +128,12 @@ impl MediaInfo {
     }
 }
 
-/// Decoded frames, packed RGB, 8 bits a channel, rows without padding. Owned and reused by one
-/// worker, so that decoding a sample allocates nothing once the buffer has grown.
+/// Decoded frames, or one region of each: packed RGB, 8 bits a channel, rows without padding. Owned
+/// and reused by one worker, so that decoding a sample allocates nothing once the buffer has grown.
 #[derive(Clone, Debug)]
 pub struct Clip {
     size: Size,
+    region: Rect,
     indices: Vec<u32>,
     data: Vec<u8>,
 }
@@ -118,22 +147,37 @@ impl Default for Clip {
 impl Clip {
     /// An empty clip.
     pub const fn new() -> Self {
-        Self { size: Size::new(0, 0), indices: Vec::new(), data: Vec::new() }
+        let size = Size::new(0, 0);
+        Self { size, region: Rect::full(size), indices: Vec::new(), data: Vec::new() }
     }
 
     /// Makes room for the frames `indices` (presentation order, ascending, no repeats) of `size`
     /// pixels each and forgets what was there; the pixels are unspecified until written.
     pub fn reset(&mut self, size: Size, indices: &[u32]) {
-        debug_assert!(indices.windows(2).all(|w| w[0] < w[1]), "frame indices must ascend");
-        self.size = size;
-        self.indices.clear();
-        self.indices.extend_from_slice(indices);
-        self.data.resize(indices.len() * size.area() * 3, 0);
+        self.reset_region(size, Rect::full(size), indices);
     }
 
-    /// Size of every frame.
+    /// [`Clip::reset`] for `region` alone of each frame of `size` pixels.
+    ///
+    /// # Panics
+    /// When the region does not lie inside the frame.
+    pub fn reset_region(&mut self, size: Size, region: Rect, indices: &[u32]) {
+        debug_assert!(indices.windows(2).all(|w| w[0] < w[1]), "frame indices must ascend");
+        assert!(region.fits(size), "{region:?} in {size}");
+        (self.size, self.region) = (size, region);
+        self.indices.clear();
+        self.indices.extend_from_slice(indices);
+        self.data.resize(indices.len() * region.size().area() * 3, 0);
+    }
+
+    /// Size of every frame as it was before anything was cut away.
     pub fn size(&self) -> Size {
         self.size
+    }
+
+    /// The part of every frame that is held, in pixels of the whole frame.
+    pub fn region(&self) -> Rect {
+        self.region
     }
 
     /// Presentation indices of the frames held, ascending.
@@ -141,19 +185,19 @@ impl Clip {
         &self.indices
     }
 
-    /// The `n`-th frame held: `height × width × 3` bytes.
+    /// The region of the `n`-th frame held: `height × width × 3` bytes.
     pub fn nth(&self, n: usize) -> &[u8] {
-        let bytes = self.size.area() * 3;
+        let bytes = self.region.size().area() * 3;
         &self.data[n * bytes..(n + 1) * bytes]
     }
 
-    /// The `n`-th frame held, to be written.
+    /// The region of the `n`-th frame held, to be written.
     pub fn nth_mut(&mut self, n: usize) -> &mut [u8] {
-        let bytes = self.size.area() * 3;
+        let bytes = self.region.size().area() * 3;
         &mut self.data[n * bytes..(n + 1) * bytes]
     }
 
-    /// The frame with presentation index `index`, if it was decoded.
+    /// The region of the frame with presentation index `index`, if it was decoded.
     pub fn frame(&self, index: u32) -> Option<&[u8]> {
         self.indices.binary_search(&index).ok().map(|n| self.nth(n))
     }

@@ -31,13 +31,18 @@ pub enum Draw {
     Color = 3,
     /// Which tokens are hidden.
     Mask = 4,
-    /// Mixup, CutMix and erasing.
+    /// Mixup and CutMix (of a batch, not of a sample).
     Mix = 5,
     /// Order of an epoch (not of a sample).
     Order = 6,
     /// Weights, drop path and other draws of the model (not of a sample).
     Model = 7,
+    /// Random erasing.
+    Erase = 8,
 }
+
+/// Views a sample may have: each has streams of its own.
+pub const MAX_VIEWS: usize = 16;
 
 /// Names one use of one sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,6 +62,35 @@ impl SampleKey {
     pub fn rng(&self, purpose: Draw) -> SampleRng {
         SampleRng::new(self.seed, self.epoch, self.sample.0, self.repeat, purpose)
     }
+
+    /// The stream for `purpose` in view `view` (below [`MAX_VIEWS`]); view 0 has [`Self::rng`]'s.
+    pub fn view_rng(&self, purpose: Draw, view: usize) -> SampleRng {
+        debug_assert!(view < MAX_VIEWS, "view {view}");
+        let mut rng = self.rng(purpose);
+        // The byte of the purpose has room: its upper half names the view.
+        rng.counter[3] |= (view as u32 & 0xf) << 20;
+        rng
+    }
+}
+
+/// Names one batch of a run, for draws that concern a whole batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BatchKey {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Epoch, from 0.
+    pub epoch: u32,
+    /// Number of the batch in the epoch, from 0; below 2^40.
+    pub number: u64,
+    /// First row of the batch that this process holds: 0 but for ranks after the first.
+    pub first_row: u32,
+}
+
+impl BatchKey {
+    /// The stream of random numbers for the `group`-th group of rows of the whole batch.
+    pub fn rng(&self, group: u16) -> SampleRng {
+        SampleRng::new(self.seed, self.epoch, self.number, group, Draw::Mix)
+    }
 }
 
 /// A stream of random numbers; see the module.
@@ -72,11 +106,9 @@ impl SampleRng {
     /// The stream named by these five numbers.
     pub fn new(seed: u64, epoch: u32, sample: u64, repeat: u16, purpose: Draw) -> Self {
         debug_assert!(sample < 1 << 40, "sample ids are below 2^40");
-        let last =
-            ((sample >> 32) as u32 & 0xff) << 24 | (purpose as u32) << 16 | u32::from(repeat);
         Self {
             key: [seed as u32, (seed >> 32) as u32],
-            counter: [0, epoch, sample as u32, last],
+            counter: [0, epoch, sample as u32, last_word(sample, repeat, purpose)],
             block: [0; 4],
             used: 4,
         }
@@ -167,8 +199,14 @@ impl SampleRng {
     }
 }
 
-/// One block of Philox 4x32 with ten rounds.
-fn philox4x32_10(mut c: [u32; 4], mut k: [u32; 2]) -> [u32; 4] {
+/// The last word of a stream's counter: what `epoch` and the sample's low bits do not say.
+pub fn last_word(sample: u64, repeat: u16, purpose: Draw) -> u32 {
+    ((sample >> 32) as u32 & 0xff) << 24 | (purpose as u32) << 16 | u32::from(repeat)
+}
+
+/// One block of Philox 4x32 with ten rounds: 128 random bits of a counter and a key. Streams count
+/// in the first word from 0; counters from 2^31 on are free for draws made in parallel.
+pub fn philox4x32_10(mut c: [u32; 4], mut k: [u32; 2]) -> [u32; 4] {
     const M0: u64 = 0xD251_1F53;
     const M1: u64 = 0xCD9E_8D57;
     const W0: u32 = 0x9E37_79B9;
@@ -217,6 +255,17 @@ mod tests {
         assert_eq!(take(Draw::Mask), take(Draw::Mask));
         assert_ne!(take(Draw::Mask), take(Draw::Crop));
         assert_ne!(key(5).rng(Draw::Mask).next_u64(), key(6).rng(Draw::Mask).next_u64());
+        let mut seen: Vec<u64> = (0..MAX_VIEWS)
+            .flat_map(|view| {
+                let draws = [Draw::Frames, Draw::Crop, Draw::Flip, Draw::Color, Draw::Mask];
+                let more = [Draw::Mix, Draw::Order, Draw::Model, Draw::Erase];
+                draws.into_iter().chain(more).map(move |d| key(5).view_rng(d, view).next_u64())
+            })
+            .collect();
+        assert_eq!(seen[4], key(5).rng(Draw::Mask).next_u64());
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), MAX_VIEWS * 9);
     }
 
     #[test]

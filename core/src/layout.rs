@@ -2,9 +2,11 @@
 //!
 //! A slot holds each field for all rows, one field after the other, every field aligned to
 //! [`crate::memory::ALIGN`]. Only bytes that cannot be recomputed cross the slot: u8 pixels after
-//! crop and resize, the mask, the label, the sample's number. Floats are born later.
+//! crop and resize, the mask, the label, the sample's number, the boxes to be erased. Floats are
+//! born later.
 
 use crate::clip::Size;
+use crate::key::BatchKey;
 use crate::memory::ALIGN;
 use crate::patch::PatchGrid;
 
@@ -44,6 +46,10 @@ pub struct BatchLayout {
     pub label: Field,
     /// u64 sample number.
     pub sample: Field,
+    /// u32 `[2 + 4 * boxes]`: the key of the noise (low, high word), then x, y, width and height of
+    /// each box of the first view that is erased, width 0 where there is none; absent where nothing
+    /// is ever erased.
+    pub erase: Option<Field>,
     /// Bytes of the slot.
     pub bytes: usize,
 }
@@ -85,7 +91,19 @@ impl BatchLayout {
             .collect();
         let label = place(size_of::<u32>());
         let sample = place(size_of::<u64>());
-        Self { batch_size, views, label, sample, bytes: end }
+        Self { batch_size, views, label, sample, erase: None, bytes: end }
+    }
+
+    /// The same with room for `boxes` erased boxes a row; as it is for none.
+    #[must_use]
+    pub fn with_erase(mut self, boxes: u32) -> Self {
+        if boxes > 0 {
+            let row_bytes = (2 + 4 * boxes as usize) * size_of::<u32>();
+            self.erase = Some(Field { offset: self.bytes, row_bytes });
+            let end = self.bytes + row_bytes * self.batch_size as usize;
+            self.bytes = end.next_multiple_of(ALIGN);
+        }
+        self
     }
 }
 
@@ -130,6 +148,12 @@ impl<'a> RowMut<'a> {
         self.bytes(self.layout.sample).copy_from_slice(&sample.to_ne_bytes());
     }
 
+    /// u32 `[2 + 4 * boxes]`, see [`BatchLayout::erase`]; `None` where nothing is ever erased.
+    pub fn erase(&mut self) -> Option<&mut [u32]> {
+        let field = self.layout.erase?;
+        Some(bytemuck::cast_slice_mut(self.bytes(field)))
+    }
+
     fn bytes(&mut self, field: Field) -> &mut [u8] {
         let start = field.offset + self.row * field.row_bytes;
         // SAFETY: `from_raw`'s contract; the fields of a layout are disjoint and lie inside it.
@@ -143,6 +167,7 @@ pub struct BatchRef<'a> {
     layout: &'a BatchLayout,
     bytes: &'a [u8],
     rows: usize,
+    key: Option<BatchKey>,
 }
 
 impl<'a> BatchRef<'a> {
@@ -152,12 +177,28 @@ impl<'a> BatchRef<'a> {
     /// When `bytes` is shorter than the layout or there are more rows than it has.
     pub fn new(layout: &'a BatchLayout, bytes: &'a [u8], rows: usize) -> Self {
         assert!(bytes.len() >= layout.bytes && rows <= layout.batch_size as usize);
-        Self { layout, bytes, rows }
+        Self { layout, bytes, rows, key: None }
+    }
+
+    /// The same with its place in the run, without which its rows are not mixed.
+    #[must_use]
+    pub fn keyed(self, key: BatchKey) -> Self {
+        Self { key: Some(key), ..self }
+    }
+
+    /// Its place in the run, where it has one.
+    pub fn key(&self) -> Option<BatchKey> {
+        self.key
     }
 
     /// The layout.
     pub fn layout(&self) -> &'a BatchLayout {
         self.layout
+    }
+
+    /// All bytes of the slot, [`BatchLayout::bytes`] of them: what one copy to a device moves.
+    pub fn bytes(&self) -> &'a [u8] {
+        &self.bytes[..self.layout.bytes]
     }
 
     /// Filled rows: the batch size, or fewer in the last batch of an evaluation.
@@ -185,6 +226,11 @@ impl<'a> BatchRef<'a> {
         bytemuck::cast_slice(self.field(self.layout.sample))
     }
 
+    /// u32 `[rows, 2 + 4 * boxes]`, see [`BatchLayout::erase`].
+    pub fn erase(&self) -> Option<&'a [u32]> {
+        self.layout.erase.map(|f| bytemuck::cast_slice(self.field(f)))
+    }
+
     fn field(&self, field: Field) -> &'a [u8] {
         &self.bytes[field.offset..field.offset + field.row_bytes * self.rows]
     }
@@ -210,9 +256,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn fields_are_disjoint_aligned_and_inside(batch in 1u32..9, views in shapes()) {
-            let layout = BatchLayout::new(batch, &views);
+        fn fields_are_disjoint_aligned_and_inside(
+            batch in 1u32..9, views in shapes(), boxes in 0u32..3,
+        ) {
+            let layout = BatchLayout::new(batch, &views).with_erase(boxes);
             let mut fields = vec![layout.label, layout.sample];
+            fields.extend(layout.erase);
             for view in &layout.views {
                 fields.push(view.pixels);
                 fields.extend(view.mask);
@@ -230,7 +279,7 @@ mod tests {
 
         #[test]
         fn rows_written_are_rows_read(batch in 1u32..6, views in shapes()) {
-            let layout = BatchLayout::new(batch, &views);
+            let layout = BatchLayout::new(batch, &views).with_erase(1);
             let buf = Heap.allocate(layout.bytes).expect("small");
             for row in 0..batch as usize {
                 // SAFETY: the buffer has the layout's bytes, one row at a time on one thread.
@@ -242,6 +291,7 @@ mod tests {
                     }
                 }
                 out.set_facts(row as u32, row as u64 + 7);
+                out.erase().expect("has room").fill(row as u32);
             }
             let batch_ref = BatchRef::new(&layout, buf.as_slice(), batch as usize);
             for (n, view) in views.iter().enumerate() {
@@ -253,6 +303,10 @@ mod tests {
             }
             prop_assert_eq!(batch_ref.labels(), (0..batch).collect::<Vec<_>>());
             prop_assert_eq!(batch_ref.samples()[0], 7);
+            let erase = batch_ref.erase().expect("has room").chunks_exact(6);
+            for (row, values) in erase.enumerate() {
+                prop_assert_eq!(values, [row as u32; 6]);
+            }
         }
     }
 }

@@ -9,8 +9,8 @@ pub mod layout;
 pub mod memory;
 pub mod patch;
 
-pub use clip::{Clip, MediaInfo, Rect, Size};
-pub use key::{Draw, SampleId, SampleKey, SampleRng};
+pub use clip::{Clip, MediaInfo, Rect, Size, Spacing};
+pub use key::{BatchKey, Draw, SampleId, SampleKey, SampleRng};
 pub use layout::{BatchLayout, BatchRef, Field, RowMut, ViewLayout};
 pub use memory::{AllocError, Heap, HostBuf, HostMemory};
 pub use patch::{Mask, MaskError, PatchGrid, PatchSize};

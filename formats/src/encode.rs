@@ -1,18 +1,18 @@
 //! Makes media: small data sets for tests and demonstrations. Deterministic for one encoder build.
 
-use std::ffi::CString;
-use std::os::raw::{c_int, c_void};
+use std::os::raw::c_int;
 use std::ptr;
 
 use ffmpeg_next::ffi as c;
 use tubelet_core::Size;
 
-use crate::decode::av::{init, message};
+use crate::decode::av::init;
+use crate::mux::{Muxer, check, text};
 
 /// Media could not be encoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot encode: {0}")]
-pub struct EncodeError(String);
+pub struct EncodeError(pub(crate) String);
 
 /// How a video is encoded.
 #[derive(Clone, Debug)]
@@ -91,76 +91,27 @@ pub fn encode_video<'a>(
 
 /// Encodes frame by frame into memory.
 struct VideoEncoder {
-    mux: *mut c::AVFormatContext,
+    mux: Muxer,
     codec: *mut c::AVCodecContext,
     frame: *mut c::AVFrame,
     packet: *mut c::AVPacket,
     sws: *mut c::SwsContext,
     size: Size,
-    sink: Box<Sink>,
-}
-
-/// The file being written.
-#[derive(Default)]
-struct Sink {
-    data: Vec<u8>,
-    at: usize,
-}
-
-unsafe extern "C" fn write(opaque: *mut c_void, from: *mut u8, len: c_int) -> c_int {
-    // SAFETY: `opaque` is the boxed sink of the encoder that calls us, `from` has `len` bytes.
-    let (sink, bytes) = unsafe {
-        (&mut *opaque.cast::<Sink>(), std::slice::from_raw_parts(from, len.max(0) as usize))
-    };
-    let end = sink.at + bytes.len();
-    if sink.data.len() < end {
-        sink.data.resize(end, 0);
-    }
-    sink.data[sink.at..end].copy_from_slice(bytes);
-    sink.at = end;
-    len
-}
-
-unsafe extern "C" fn seek(opaque: *mut c_void, offset: i64, whence: c_int) -> i64 {
-    // SAFETY: as in `write`.
-    let sink = unsafe { &mut *opaque.cast::<Sink>() };
-    let base = match whence & 3 {
-        _ if whence & c::AVSEEK_SIZE != 0 => return sink.data.len() as i64,
-        1 => sink.at,
-        2 => sink.data.len(),
-        _ => 0,
-    };
-    match usize::try_from(base as i64 + offset) {
-        Ok(at) => {
-            sink.at = at;
-            at as i64
-        }
-        Err(_) => -1,
-    }
 }
 
 impl VideoEncoder {
     fn new(o: &EncodeOptions) -> Result<Self, EncodeError> {
         init();
-        let container = text(&o.container)?;
         // SAFETY: `Drop` frees what was allocated, null or not; pointers given are valid.
         unsafe {
             let mut video = Self {
-                mux: ptr::null_mut(),
+                mux: Muxer::new(&o.container)?,
                 codec: ptr::null_mut(),
                 frame: c::av_frame_alloc(),
                 packet: c::av_packet_alloc(),
                 sws: ptr::null_mut(),
                 size: o.size,
-                sink: Box::default(),
             };
-            check(c::avformat_alloc_output_context2(
-                &mut video.mux,
-                ptr::null(),
-                container.as_ptr(),
-                ptr::null(),
-            ))?;
-            (*video.mux).flags |= c::AVFMT_FLAG_BITEXACT as c_int;
             video.open_codec(o)?;
             video.open_frame()?;
             video.open_file(o)?;
@@ -168,9 +119,7 @@ impl VideoEncoder {
         }
     }
 
-    /// # Safety
-    /// `self.mux` must be allocated.
-    unsafe fn open_codec(&mut self, o: &EncodeOptions) -> Result<(), EncodeError> {
+    fn open_codec(&mut self, o: &EncodeOptions) -> Result<(), EncodeError> {
         // SAFETY: the codec was found, the context allocated; strings are terminated.
         unsafe {
             let found = c::avcodec_find_encoder_by_name(text(&o.codec)?.as_ptr());
@@ -187,7 +136,7 @@ impl VideoEncoder {
             codec.max_b_frames = o.b_frames as c_int;
             codec.thread_count = 1;
             codec.flags |= c::AV_CODEC_FLAG_BITEXACT as c_int;
-            if (*(*self.mux).oformat).flags & c::AVFMT_GLOBALHEADER as c_int != 0 {
+            if self.mux.wants_global_header() {
                 codec.flags |= c::AV_CODEC_FLAG_GLOBAL_HEADER as c_int;
             }
             let mut settings = ptr::null_mut();
@@ -229,10 +178,7 @@ impl VideoEncoder {
     unsafe fn open_file(&mut self, o: &EncodeOptions) -> Result<(), EncodeError> {
         // SAFETY: the muxer owns the stream and the buffer opened here.
         unsafe {
-            let stream = c::avformat_new_stream(self.mux, ptr::null());
-            if stream.is_null() {
-                return Err(EncodeError("out of memory".to_owned()));
-            }
+            let stream = self.mux.add_stream()?;
             check(c::avcodec_parameters_from_context((*stream).codecpar, self.codec))?;
             (*stream).time_base = (*self.codec).time_base;
             (*stream).avg_frame_rate = (*self.codec).framerate;
@@ -243,21 +189,7 @@ impl VideoEncoder {
                     c::av_display_rotation_set(matrix.cast(), f64::from(o.rotation));
                 }
             }
-            let (room, sink) = (1 << 16, &raw mut *self.sink);
-            let buffer = c::av_malloc(room).cast();
-            (*self.mux).pb = c::avio_alloc_context(
-                buffer,
-                room as c_int,
-                1,
-                sink.cast(),
-                None,
-                Some(write),
-                Some(seek),
-            );
-            if buffer.is_null() || (*self.mux).pb.is_null() {
-                return Err(EncodeError("out of memory".to_owned()));
-            }
-            check(c::avformat_write_header(self.mux, ptr::null_mut()))
+            self.mux.start()
         }
     }
 
@@ -289,28 +221,24 @@ impl VideoEncoder {
         // SAFETY: all handles are open.
         unsafe {
             while c::avcodec_receive_packet(self.codec, self.packet) == 0 {
-                let stream = *(*self.mux).streams;
+                let stream = self.mux.stream(0);
                 (*self.packet).stream_index = 0;
                 if (*self.packet).duration == 0 {
                     (*self.packet).duration = 1;
                 }
                 let (from, to) = ((*self.codec).time_base, (*stream).time_base);
                 c::av_packet_rescale_ts(self.packet, from, to);
-                check(c::av_interleaved_write_frame(self.mux, self.packet))?;
+                self.mux.write(self.packet)?;
             }
         }
         Ok(())
     }
 
     fn finish(mut self) -> Result<Vec<u8>, EncodeError> {
-        // SAFETY: null ends the stream; after the flush nothing is left to be written.
-        unsafe {
-            check(c::avcodec_send_frame(self.codec, ptr::null()))?;
-            self.drain()?;
-            check(c::av_write_trailer(self.mux))?;
-            c::avio_flush((*self.mux).pb);
-            Ok(std::mem::take(&mut self.sink.data))
-        }
+        // SAFETY: null ends the stream.
+        unsafe { check(c::avcodec_send_frame(self.codec, ptr::null()))? };
+        self.drain()?;
+        self.mux.finish()
     }
 }
 
@@ -318,23 +246,10 @@ impl Drop for VideoEncoder {
     fn drop(&mut self) {
         // SAFETY: each is owned and freed once; the functions accept null.
         unsafe {
-            if !self.mux.is_null() && !(*self.mux).pb.is_null() {
-                c::av_freep((&raw mut (*(*self.mux).pb).buffer).cast());
-                c::avio_context_free(&mut (*self.mux).pb);
-            }
-            c::avformat_free_context(self.mux);
             c::avcodec_free_context(&mut self.codec);
             c::av_frame_free(&mut self.frame);
             c::av_packet_free(&mut self.packet);
             c::sws_freeContext(self.sws);
         }
     }
-}
-
-fn text(value: &str) -> Result<CString, EncodeError> {
-    CString::new(value).map_err(|_| EncodeError(format!("{value:?} holds a zero byte")))
-}
-
-fn check(code: c_int) -> Result<(), EncodeError> {
-    if code < 0 { Err(EncodeError(message(code))) } else { Ok(()) }
 }

@@ -7,7 +7,7 @@ use arrow_array::builder::{Int32Builder, ListBuilder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int32Type};
 use arrow_array::{Array, ArrayRef, Float64Array, Int32Array, ListArray, RecordBatch, StringArray};
-use tubelet_core::{MediaInfo, Size};
+use tubelet_core::{MediaInfo, Size, Spacing};
 
 use crate::error::{FormatError, FormatErrorKind};
 
@@ -15,6 +15,10 @@ use crate::error::{FormatError, FormatErrorKind};
 pub(crate) fn info_columns(facts: &[&MediaInfo]) -> Vec<(&'static str, ArrayRef)> {
     let int = |f: &dyn Fn(&MediaInfo) -> u32| -> ArrayRef {
         Arc::new(facts.iter().map(|i| Some(f(i) as i32)).collect::<Int32Array>())
+    };
+    let spacing = |f: &dyn Fn(&Spacing) -> u32| -> ArrayRef {
+        let value = |i: &&MediaInfo| i.spacing.as_ref().map(|s| f(s) as i32);
+        Arc::new(facts.iter().map(value).collect::<Int32Array>())
     };
     let mut keyframes = ListBuilder::new(Int32Builder::new());
     for info in facts {
@@ -28,6 +32,8 @@ pub(crate) fn info_columns(facts: &[&MediaInfo]) -> Vec<(&'static str, ArrayRef)
         ("codec", Arc::new(facts.iter().map(|i| Some(i.codec.as_str())).collect::<StringArray>())),
         ("rotation", int(&|i| u32::from(i.rotation))),
         ("keyframes", Arc::new(keyframes.finish())),
+        ("stride", spacing(&|s| s.stride)),
+        ("gop", spacing(&|s| s.gop)),
     ]
 }
 
@@ -53,6 +59,7 @@ pub(crate) fn info_from_columns(batch: &RecordBatch, row: usize) -> Option<Media
             .iter()
             .map(|k| *k as u32)
             .collect(),
+        spacing: int("stride").zip(int("gop")).map(|(stride, gop)| Spacing { stride, gop }),
     })
 }
 

@@ -13,6 +13,7 @@
 //! | [`decode`] | JPEG, pictures, video |
 //! | [`index`] | media facts found once |
 //! | [`convert`](mod@convert), [`verify`] | Parquet shards made and checked |
+//! | [`transcode`] | pictures and videos made cheap to decode |
 //! | [`encode`] | media for tests and demonstrations |
 
 pub mod convert;
@@ -23,8 +24,11 @@ pub mod encode;
 pub mod error;
 mod facts;
 pub mod index;
+#[cfg(feature = "video")]
+mod mux;
 pub mod record;
 pub mod shard;
+pub mod transcode;
 pub mod verify;
 
 pub use dataset::Layout;

@@ -93,8 +93,8 @@ pub trait ShardReader: Send + Sync {
 pub struct FrameRequest {
     /// Presentation indices, ascending, no repeats; `[0]` for a picture.
     pub frames: Vec<u32>,
-    /// The region that will be looked at, in pixels of the shown frame; decoders may use it to do
-    /// less work but always deliver whole frames.
+    /// The region that will be looked at, in pixels of the shown frame; a decoder delivers at least
+    /// this much of it, with the pixels a whole decode has there. All of it where absent.
     pub region: Option<Rect>,
 }
 

@@ -1,1 +1,28 @@
-//! Page-locked memory and the device stage (CUDA, loaded at run time).
+//! Page-locked memory and the device stage: CUDA, loaded at run time.
+//!
+//! The crate has no feature and needs nothing of CUDA to be built. [`Gpu::probe`] says at run time
+//! whether there is a device, and if not, why. It does not know the loader: batches come as
+//! [`tubelet_core::BatchRef`], page-locked slots go as [`tubelet_core::HostMemory`].
+//!
+//! [`kernels`] describes launches and touches no device; [`plan`] strings them together for a
+//! batch; [`stage`] copies and launches. The same kernel sources run on the host in the tests.
+
+pub mod context;
+pub mod error;
+pub mod kernels;
+pub mod memory;
+mod numa;
+pub mod nvrtc;
+pub mod pinned;
+pub mod plan;
+pub mod stage;
+
+#[cfg(test)]
+mod tests;
+
+pub use context::{Gpu, NoGpu};
+pub use error::GpuError;
+pub use kernels::{DType, Launch};
+pub use pinned::{PinnedMemory, host_memory};
+pub use plan::{Input, StagePlan};
+pub use stage::{DeviceStage, DeviceTensor, DeviceTensors};

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select_biased, unbounded};
 use tubelet_augment::Recipe;
-use tubelet_core::{BatchLayout, HostMemory};
+use tubelet_core::{BatchKey, BatchLayout, HostMemory};
 use tubelet_formats::ShardReader;
 
 use crate::error::LoaderError;
@@ -103,10 +103,12 @@ impl Loader {
         config: LoaderConfig,
     ) -> Result<Self, LoaderError> {
         check(shards.as_ref(), &recipe, &config)?;
-        let rows = recipe.batch_size() / config.world;
-        let layout = Arc::new(recipe.layout_of(0, rows));
+        // Slots hold the largest shape, so that no later phase allocates.
+        let layout_of = |shape: &Recipe| shape.rows_layout(shape.batch_size() / config.world);
+        let bytes = recipe.shapes().map(|shape| layout_of(shape).bytes).max().unwrap_or(0);
+        let layout = Arc::new(layout_of(recipe.shape(0, 0)));
         let slots = (0..config.slots)
-            .map(|_| memory.allocate(layout.bytes).map(Arc::new))
+            .map(|_| memory.allocate(bytes).map(Arc::new))
             .collect::<Result<_, _>>()?;
         let shared = Shared {
             shards,
@@ -118,18 +120,23 @@ impl Loader {
         Ok(Self { shared: Arc::new(shared), config, layout, slots })
     }
 
-    /// The bytes of every batch of this process.
+    /// The bytes of the first batch of this process; of every batch where the recipe has no phases.
     pub fn layout(&self) -> &BatchLayout {
         &self.layout
     }
 
-    /// Batches of an epoch (of the one pass, where the order ends).
+    /// Batches of the first epoch (of the one pass, where the order ends); of every epoch where the
+    /// recipe has no phases.
     pub fn batches_per_epoch(&self) -> u64 {
-        self.schedule().batches_per_epoch()
+        self.schedule().batches_in(0)
+    }
+
+    /// Batches of epoch `epoch`.
+    pub fn batches_in(&self, epoch: u32) -> u64 {
+        self.schedule().batches_in(epoch)
     }
 
     fn schedule(&self) -> Schedule {
-        let repeats = u64::from(self.shared.recipe.repeats());
         let (len, epoch) = match &self.config.order {
             Order::Listed { samples, epoch } => (samples.len() as u64, *epoch),
             _ => (self.shared.shards.len() as u64, 0),
@@ -138,7 +145,7 @@ impl Loader {
             order: self.config.order.clone(),
             seed: self.config.seed,
             len,
-            per_batch: u64::from(self.shared.recipe.batch_size()) / repeats,
+            recipe: Arc::clone(&self.shared.recipe),
             listed_epoch: epoch,
         }
     }
@@ -166,7 +173,6 @@ impl Loader {
         }
         let dispatcher = Dispatcher {
             shared: Arc::clone(&self.shared),
-            layout: Arc::clone(&self.layout),
             schedule,
             rank: u64::from(config.rank),
             world: u64::from(config.world),
@@ -207,20 +213,17 @@ fn check(
     if world == 0 || rank >= world {
         return refuse(format!("rank {rank} of world {world}: rank must be below world"));
     }
-    let (batch, repeats) = (recipe.batch_size(), u32::from(recipe.repeats()));
-    if batch % (world * repeats) != 0 {
-        return refuse(format!(
-            "batch_size {batch} cannot be shared by {world} ranks with {repeats} rows a sample"
-        ));
+    for shape in recipe.shapes() {
+        check_shape(shape, world).map_err(LoaderError::Config)?;
     }
     let samples = shards.len() as u64;
     if samples == 0 {
         return refuse("the data set has no sample".to_owned());
     }
+    let per_batch = recipe.shapes().map(samples_per_batch).max().unwrap_or(1);
     match &config.order {
-        Order::Shuffled if samples < u64::from(batch / repeats) => refuse(format!(
-            "the data set has {samples} samples, fewer than the {} of one batch; set a smaller batch_size",
-            batch / repeats
+        Order::Shuffled if samples < per_batch => refuse(format!(
+            "the data set has {samples} samples, fewer than the {per_batch} of one batch; set a smaller batch_size"
         )),
         Order::Listed { samples: list, .. } => match list.iter().find(|s| **s >= samples) {
             Some(bad) => {
@@ -230,6 +233,30 @@ fn check(
         },
         _ => Ok(()),
     }
+}
+
+/// Refuses a shape whose batches cannot be shared by `world` ranks.
+fn check_shape(shape: &Recipe, world: u32) -> Result<(), String> {
+    let (batch, repeats) = (shape.batch_size(), u32::from(shape.repeats()));
+    if batch % (world * repeats) != 0 {
+        return Err(format!(
+            "batch_size {batch} cannot be shared by {world} ranks with {repeats} rows a sample"
+        ));
+    }
+    match shape.mix() {
+        Some(mix) if world > 1 && (mix.group == 0 || batch / world % mix.group != 0) => {
+            Err(format!(
+                "the recipe mixes rows with each other and {world} ranks share a batch of {batch}: \
+                 set finetune.augment.mix_group to a divisor of {}",
+                batch / world
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn samples_per_batch(shape: &Recipe) -> u64 {
+    u64::from(shape.batch_size()) / u64::from(shape.repeats())
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LoaderError> {
@@ -242,38 +269,96 @@ struct Schedule {
     order: Order,
     seed: u64,
     len: u64,
-    /// Samples of a batch over all ranks.
-    per_batch: u64,
+    recipe: Arc<Recipe>,
     listed_epoch: u32,
 }
 
+/// One batch over all ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Planned {
+    /// Where its samples start.
+    start: Cursor,
+    /// Number of its samples.
+    count: u64,
+    /// Samples that its shape has room for.
+    room: u64,
+    /// Its number in the epoch.
+    number: u64,
+    /// Where the next batch starts.
+    after: Cursor,
+}
+
 impl Schedule {
-    fn batches_per_epoch(&self) -> u64 {
-        match self.order {
-            Order::Shuffled => self.len / self.per_batch,
-            _ => self.len.div_ceil(self.per_batch),
+    /// Samples of the batches of an epoch, one full turn of its shapes.
+    fn turn(&self, epoch: u32) -> Vec<u64> {
+        let epoch = self.drawn_epoch(epoch);
+        let shapes = self.recipe.phases().iter().rev().find(|phase| phase.from <= epoch);
+        match shapes {
+            None => vec![samples_per_batch(&self.recipe)],
+            Some(phase) => phase.shapes.iter().map(|shape| samples_per_batch(shape)).collect(),
         }
     }
 
-    /// Where the batch at `cursor` starts, how many samples it has, and where the next one starts;
-    /// `None` when the order has ended.
-    fn batch_at(&self, cursor: Cursor) -> Option<(Cursor, u64, Cursor)> {
+    /// The epoch whose draws a sample of `epoch` has.
+    fn drawn_epoch(&self, epoch: u32) -> u32 {
+        if let Order::Listed { .. } = self.order { self.listed_epoch } else { epoch }
+    }
+
+    fn batches_in(&self, epoch: u32) -> u64 {
+        let turn = self.turn(epoch);
+        let all: u64 = turn.iter().sum();
+        let (mut left, mut batches) = (self.len % all, self.len / all * turn.len() as u64);
+        for count in turn {
+            if left < count {
+                let partial = left > 0 && self.order != Order::Shuffled;
+                return batches + u64::from(partial);
+            }
+            left -= count;
+            batches += 1;
+        }
+        batches
+    }
+
+    /// Number of the batch that starts at `cursor`, and its room.
+    fn number_at(&self, cursor: Cursor) -> (u64, u64) {
+        let turn = self.turn(cursor.epoch);
+        let all: u64 = turn.iter().sum();
+        let (mut left, mut number) =
+            (cursor.position % all, cursor.position / all * turn.len() as u64);
+        for count in &turn {
+            if left < *count {
+                return (number, *count);
+            }
+            left -= count;
+            number += 1;
+        }
+        (number, turn[0])
+    }
+
+    /// The batch at `cursor`; `None` when the order has ended.
+    fn batch_at(&self, cursor: Cursor) -> Option<Planned> {
+        let (number, room) = self.number_at(cursor);
         let left = self.len.saturating_sub(cursor.position);
         if let Order::Shuffled = self.order {
-            let start = if left < self.per_batch {
-                Cursor { epoch: cursor.epoch + 1, position: 0 }
-            } else {
-                cursor
-            };
-            let mut after = Cursor { position: start.position + self.per_batch, ..start };
-            if self.len - after.position < self.per_batch {
-                after = Cursor { epoch: start.epoch + 1, position: 0 };
+            if left < room {
+                // Room for a batch of every shape was checked: this goes down once.
+                return self.batch_at(Cursor { epoch: cursor.epoch + 1, position: 0 });
             }
-            return Some((start, self.per_batch, after));
+            let mut after = Cursor { position: cursor.position + room, ..cursor };
+            if self.len - after.position < self.number_at(after).1 {
+                after = Cursor { epoch: cursor.epoch + 1, position: 0 };
+            }
+            return Some(Planned { start: cursor, count: room, room, number, after });
         }
-        let count = left.min(self.per_batch);
+        let count = left.min(room);
         let after = Cursor { position: cursor.position + count, ..cursor };
-        (count > 0 && cursor.epoch == 0).then_some((cursor, count, after))
+        (count > 0 && cursor.epoch == 0).then_some(Planned {
+            start: cursor,
+            count,
+            room,
+            number,
+            after,
+        })
     }
 
     /// Numbers of the samples `from..from + count` of the epoch and the epoch they are drawn in.
@@ -295,7 +380,6 @@ impl Schedule {
 /// The thread that reserves rows: taking a free slot is the back-pressure.
 struct Dispatcher {
     shared: Arc<Shared>,
-    layout: Arc<BatchLayout>,
     schedule: Schedule,
     rank: u64,
     world: u64,
@@ -309,16 +393,16 @@ impl Dispatcher {
     fn run(&self, from: Cursor) {
         let mut cursor = from;
         let mut sequence = 0;
-        while let Some((start, count, after)) = self.schedule.batch_at(cursor) {
+        while let Some(planned) = self.schedule.batch_at(cursor) {
             let Some(memory) = self.shared.counters.time(Timer::SlotWait, || self.free_slot())
             else {
                 return;
             };
-            if self.fill(memory, sequence, start, count, after).is_none() {
+            if self.fill(memory, sequence, planned).is_none() {
                 return;
             }
             sequence += 1;
-            cursor = after;
+            cursor = planned.after;
         }
     }
 
@@ -331,26 +415,27 @@ impl Dispatcher {
     }
 
     /// Queues this rank's part of one batch; `None` when the loader is being dropped.
-    fn fill(
-        &self,
-        memory: SlotMemory,
-        sequence: u64,
-        start: Cursor,
-        count: u64,
-        after: Cursor,
-    ) -> Option<()> {
+    fn fill(&self, memory: SlotMemory, sequence: u64, planned: Planned) -> Option<()> {
+        let Planned { start, count, room, number, after } = planned;
         // Equal parts of a full batch; of a partial last batch whatever falls into this part.
-        let part = self.schedule.per_batch / self.world;
+        let part = room / self.world;
         let first = (self.rank * part).min(count);
         let mine = part.min(count - first);
         let (epoch, samples) = self.schedule.samples(start.epoch, start.position + first, mine);
-        let repeats = usize::from(self.shared.recipe.repeats());
+        let shape = self.schedule.recipe.shape(epoch, number);
+        let repeats = usize::from(shape.repeats());
+        let key = BatchKey {
+            seed: self.schedule.seed,
+            epoch,
+            number,
+            first_row: (first as usize * repeats) as u32,
+        };
         let filling = Arc::new(Filling {
             memory,
-            layout: Arc::clone(&self.layout),
+            layout: Arc::new(shape.rows_layout(part as u32 * repeats as u32)),
             sequence,
             rows: samples.len() * repeats,
-            epoch,
+            key,
             after,
             pending: AtomicUsize::new(samples.len()),
             failure: Mutex::new(None),
@@ -364,7 +449,7 @@ impl Dispatcher {
             .map(|(n, sample)| {
                 let done = self.done.clone();
                 let rows = SlotRows::new(Arc::clone(&filling), n * repeats, repeats, done);
-                Ticket { sample, epoch, rows }
+                Ticket { sample, epoch, number, rows }
             })
             .collect();
         for ticket in tickets {
@@ -444,3 +529,6 @@ impl Drop for Batches {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

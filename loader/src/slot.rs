@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::Sender;
-use tubelet_core::{BatchLayout, BatchRef, HostBuf, RowMut};
+use tubelet_core::{BatchKey, BatchLayout, BatchRef, HostBuf, RowMut};
 
 use crate::error::LoaderError;
 use crate::order::Cursor;
@@ -21,7 +21,7 @@ pub(crate) struct Filling {
     /// Number of the batch in the order of delivery, from 0.
     pub(crate) sequence: u64,
     pub(crate) rows: usize,
-    pub(crate) epoch: u32,
+    pub(crate) key: BatchKey,
     pub(crate) after: Cursor,
     /// Row groups not yet committed or dropped.
     pub(crate) pending: AtomicUsize,
@@ -108,12 +108,13 @@ impl Batch {
 
     /// Its rows.
     pub fn as_ref(&self) -> BatchRef<'_> {
-        BatchRef::new(&self.filling.layout, self.filling.memory.as_slice(), self.filling.rows)
+        let filling = &self.filling;
+        BatchRef::new(&filling.layout, filling.memory.as_slice(), filling.rows).keyed(filling.key)
     }
 
     /// Epoch its samples belong to.
     pub fn epoch(&self) -> u32 {
-        self.filling.epoch
+        self.filling.key.epoch
     }
 
     /// Where to go on after this batch.
@@ -132,7 +133,7 @@ impl Drop for Batch {
 impl std::fmt::Debug for Batch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Batch")
-            .field("epoch", &self.filling.epoch)
+            .field("key", &self.filling.key)
             .field("rows", &self.filling.rows)
             .field("cursor", &self.filling.after)
             .finish()

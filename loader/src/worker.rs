@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crossbeam_channel::Receiver;
-use tubelet_augment::plan::{SamplePlan, Scratch, union_of_frames};
+use tubelet_augment::plan::{SamplePlan, Scratch, union_of_frames, union_of_regions};
 use tubelet_augment::{Recipe, Stage};
 use tubelet_core::layout::NO_LABEL;
 use tubelet_core::{Clip, SampleId, SampleKey};
@@ -21,6 +21,8 @@ use crate::stats::{Counters, Timer};
 pub(crate) struct Ticket {
     pub(crate) sample: u64,
     pub(crate) epoch: u32,
+    /// Number of its batch in the epoch.
+    pub(crate) number: u64,
     pub(crate) rows: SlotRows,
 }
 
@@ -66,10 +68,11 @@ pub(crate) fn run(shared: &Shared, tickets: &Receiver<Ticket>) {
 impl Worker<'_> {
     /// Fills the ticket's rows, with a substitute where the policy allows it.
     fn serve(&mut self, ticket: Ticket) {
-        let Ticket { sample, epoch, mut rows } = ticket;
+        let Ticket { sample, epoch, number, mut rows } = ticket;
+        let recipe = self.shared.recipe.shape(epoch, number);
         let mut current = sample;
         for attempt in 0..=MAX_SUBSTITUTES {
-            let Err(error) = self.attempt(current, epoch, attempt, &mut rows) else {
+            let Err(error) = self.attempt(recipe, (current, epoch, attempt), &mut rows) else {
                 self.shared.counters.rows.fetch_add(rows.count() as u64, Ordering::Relaxed);
                 return rows.commit();
             };
@@ -77,7 +80,7 @@ impl Worker<'_> {
             tracing::debug!("{error}");
             match self.after_failure(error, attempt) {
                 Err(error) => return rows.fail(error),
-                Ok(()) if self.shared.recipe.stage() == Stage::Eval => {
+                Ok(()) if recipe.stage() == Stage::Eval => {
                     blank(&mut rows, sample);
                     return rows.commit();
                 }
@@ -112,13 +115,12 @@ impl Worker<'_> {
 
     fn attempt(
         &mut self,
-        sample: u64,
-        epoch: u32,
-        attempt: u32,
+        recipe: &Recipe,
+        (sample, epoch, attempt): (u64, u32, u32),
         rows: &mut SlotRows,
     ) -> Result<(), SampleError> {
         let record = self.shared.shards.record(sample as usize);
-        let turn = AssertUnwindSafe(|| self.turn(&record, epoch, attempt, rows));
+        let turn = AssertUnwindSafe(|| self.turn(recipe, &record, (epoch, attempt), rows));
         let result = catch_unwind(turn).unwrap_or_else(|panic| {
             self.decoder = decoder();
             Err(SampleErrorKind::Panic(panic_text(panic.as_ref())))
@@ -130,12 +132,12 @@ impl Worker<'_> {
     /// One worker's turn: read, facts, plan, decode, render.
     fn turn(
         &mut self,
+        recipe: &Recipe,
         record: &Record,
-        epoch: u32,
-        attempt: u32,
+        (epoch, attempt): (u32, u32),
         rows: &mut SlotRows,
     ) -> Result<(), SampleErrorKind> {
-        let Shared { shards, recipe, seed, counters, .. } = self.shared;
+        let Shared { shards, seed, counters, .. } = self.shared;
         let bytes = counters.time(Timer::Read, || shards.read(record, &mut self.bytes))?;
         let probed;
         let info = match &record.info {
@@ -153,7 +155,8 @@ impl Worker<'_> {
             let key = SampleKey { seed: *seed, epoch, sample: record.id, repeat };
             self.plans.push(counters.time(Timer::Plan, || recipe.plan(key, info))?);
         }
-        let want = FrameRequest { frames: union_of_frames(&self.plans), region: None };
+        let (frames, region) = (union_of_frames(&self.plans), union_of_regions(&self.plans));
+        let want = FrameRequest { frames, region };
 
         counters.time(Timer::Decode, || self.decoder.decode(bytes, info, &want, &mut self.clip))?;
 

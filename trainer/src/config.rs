@@ -190,8 +190,17 @@ impl ModelConfig {
     /// Sizes of the network's input under `recipe`.
     ///
     /// # Errors
-    /// When the patches do not tile it.
+    /// When the patches do not tile it, or the recipe has what no network here reads.
     pub fn geometry(&self, recipe: &Recipe) -> Result<Geometry, TrainError> {
+        let refuse = |key: &str, what: &str| {
+            Err(TrainError::recipe(format!("{}.{key}", recipe.stage()), what))
+        };
+        if !recipe.phases().is_empty() {
+            return refuse("phases", "the networks here have one input size; leave phases out");
+        }
+        if recipe.views().count() > 1 {
+            return refuse("views", "no method here reads further views; leave them out");
+        }
         let (size, patch) = (recipe.size(), recipe.patch());
         Geometry::new(
             [recipe.frames(), size.height, size.width].map(|v| v as usize),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use burn::tensor::activation::softmax;
 use burn::tensor::backend::Backend;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tubelet_augment::{RecipeFile, Stage};
 use tubelet_core::Heap;
 use tubelet_core::layout::NO_LABEL;
@@ -23,7 +23,7 @@ use crate::nn::Drops;
 use crate::params::{Params, values};
 
 /// How often the network is right.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Accuracy {
     /// Samples that were scored.
     pub samples: u64,

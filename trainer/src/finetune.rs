@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use burn::tensor::Tensor;
 use burn::tensor::backend::AutodiffBackend;
 use serde::Serialize;
-use tubelet_augment::Stage;
+use tubelet_augment::{HostTensors, Recipe, Stage};
 use tubelet_core::layout::NO_LABEL;
 use tubelet_formats::OpenOptions;
 use tubelet_loader::{Cursor, Order, Stats};
@@ -14,16 +15,17 @@ use crate::checkpoint::{self, InitReport, State};
 use crate::config::{Family, ModelConfig, TrainConfig};
 use crate::error::{TrainError, TrainErrorKind};
 use crate::evaluate::{Accuracy, evaluate_params};
-use crate::feed::{Feed, all_patches};
+use crate::feed::{all_patches, matrix};
 use crate::init;
 use crate::layer_decay::LayerDecay;
-use crate::loss::cross_entropy;
+use crate::loss::{cross_entropy, soft_cross_entropy};
 use crate::model::Vit;
 use crate::nn::Drops;
 use crate::params::Params;
+use crate::report;
 use crate::run::{
-    Learner, Metric, Reporter, RunOptions, on_device, prepare_folder, report_drops, start_loader,
-    write_json,
+    Hooks, Learner, Metric, Objective, RunOptions, Training, on_device, prepare_folder,
+    start_loader, write_json,
 };
 use crate::weights::Weights;
 
@@ -32,8 +34,11 @@ use crate::weights::Weights;
 pub struct FinetuneOptions {
     /// The run.
     pub run: RunOptions,
-    /// Validation data and its layout; evaluated at the end.
+    /// Validation data and its layout; evaluated at the end and every [`Self::validate_every`]
+    /// epochs.
     pub val: Option<(PathBuf, OpenOptions)>,
+    /// Epochs between validations; 0 for one at the end only.
+    pub validate_every: u32,
     /// Weights to start from: a run's folder or a file.
     pub init: Option<PathBuf>,
 }
@@ -78,6 +83,7 @@ fn run<B: AutodiffBackend>(all: &FinetuneOptions) -> Result<FinetuneSummary, Tra
     let recipe = options.recipe.stage(Stage::Finetune);
     let recipe = Arc::new(recipe.map_err(|e| TrainError::recipe("recipe", e.to_string()))?);
     let config = TrainConfig::read(&options.recipe, Stage::Finetune)?;
+    check_smoothing(&recipe, &config)?;
     prepare_folder(&options.out, options.resume)?;
     let stored = if options.resume { checkpoint::load_latest(&options.out)? } else { None };
     let cursor = stored.as_ref().map_or(Cursor::default(), |(state, _, _)| state.cursor);
@@ -100,65 +106,129 @@ fn run<B: AutodiffBackend>(all: &FinetuneOptions) -> Result<FinetuneSummary, Tra
         learner.optimizer.restore(optimizer, state.step, &device)?;
         restore_average(&mut learner, optimizer, &model, &device)?;
     }
-    let planned = u64::from(config.epochs) * steps_per_epoch;
-    let total = options.max_steps.map_or(planned, |most| most.min(planned));
-    let mut reporter =
-        Reporter::new(&options.out, learner.optimizer.steps(), total, options.progress)?;
-    let mut feed = Feed::new(batches, &recipe)?;
-    let mut stats = Stats::default();
-    while learner.optimizer.steps() < total {
-        let Some(batch) = feed.next_batch()? else { break };
-        check_labels(&batch.tensors.labels, classes.len())?;
-        let number = learner.optimizer.steps();
-        let mut drops = Drops::new(options.seed, number, config.drop_path);
-        let patches = all_patches(&batch.tensors, &model.geometry, &device);
-        let logits = model.forward(&learner.params, patches, batch.tensors.rows, &mut drops)?;
-        let loss = cross_entropy(logits, &batch.tensors.labels, config.label_smoothing);
-        let step = learner.learn(loss)?;
-        stats = batch.stats;
-        let Some(step) = step else { continue };
-        let number = number + 1;
-        let epoch = ((number - 1) / steps_per_epoch) as u32;
-        reporter.step(number, epoch, &step, u64::from(rows), feed.waited())?;
-        let every =
-            if options.checkpoint_every > 0 { options.checkpoint_every } else { steps_per_epoch };
-        if number % every == 0 || number == total {
-            save(options, &learner, batch.cursor, &classes)?;
-        }
-    }
-    report_drops(&stats);
-    let metrics = reporter.finish();
-    let seconds = begin.elapsed().as_secs_f64();
-    let data_wait = feed.waited().as_secs_f64() / seconds;
-    drop(feed);
-
-    let evaluated =
-        learner.ema.as_ref().map_or_else(|| learner.params.inner(), |e| e.params.clone());
-    let accuracy = match &all.val {
-        None => None,
-        Some((path, open)) => Some(evaluate_params(
-            &options.recipe,
-            &model,
-            &evaluated,
-            path,
-            open,
-            &classes,
-            options.workers,
-        )?),
+    let training = Training {
+        options,
+        recipe: &recipe,
+        learner,
+        batches,
+        steps_per_epoch,
+        planned: u64::from(config.epochs) * steps_per_epoch,
+        rows,
     };
+    let objective = Supervised { model: &model, config: &config, seed: options.seed };
+    let mut keeper = Keeper { all, model: &model, classes: &classes, steps_per_epoch, last: None };
+    let trained = training.run(&objective, &mut keeper)?;
+    let accuracy = match keeper.last.take() {
+        Some(accuracy) => Some(accuracy),
+        None => keeper.evaluate(&trained.learner)?,
+    };
+    let seconds = begin.elapsed().as_secs_f64();
     let summary = FinetuneSummary {
-        steps: learner.optimizer.steps(),
-        parameters: learner.params.trainable_values(),
-        last_loss: metrics.last().map_or(f64::NAN, |m| m.loss),
+        steps: trained.learner.optimizer.steps(),
+        parameters: trained.learner.params.trainable_values(),
+        last_loss: trained.metrics.last().map_or(f64::NAN, |m| m.loss),
         seconds,
-        data_wait,
+        data_wait: trained.waited.as_secs_f64() / seconds,
         init: report,
         accuracy,
-        loader: stats,
-        metrics,
+        loader: trained.stats,
+        metrics: trained.metrics,
     };
     write_json(&options.out, "summary.json", &summary)?;
     Ok(summary)
+}
+
+/// Mixed rows have their smoothing beside mixup, others in the train table: not both.
+fn check_smoothing(recipe: &Recipe, config: &TrainConfig) -> Result<(), TrainError> {
+    if recipe.mix().is_some() && config.label_smoothing > 0.0 {
+        let what = format!(
+            "{}: mixup and cutmix take their smoothing from finetune.augment.smoothing",
+            config.label_smoothing
+        );
+        return Err(TrainError::recipe("finetune.train.label_smoothing", what));
+    }
+    Ok(())
+}
+
+/// The loss of a classifier.
+struct Supervised<'a> {
+    model: &'a Vit,
+    config: &'a TrainConfig,
+    seed: u64,
+}
+
+impl<B: AutodiffBackend> Objective<B> for Supervised<'_> {
+    fn loss(
+        &self,
+        params: &Params<B>,
+        batch: &HostTensors,
+        number: u64,
+        part: u16,
+    ) -> Result<Tensor<B, 1>, TrainError> {
+        check_labels(&batch.labels, self.model.classes)?;
+        let mut drops = Drops::new(self.seed, number, part, self.config.drop_path);
+        let patches = all_patches(batch, &self.model.geometry, &B::Device::default());
+        let logits = self.model.forward(params, patches, batch.rows, &mut drops)?;
+        let Some(mixed) = &batch.mixed else {
+            return Ok(cross_entropy(logits, &batch.labels, self.config.label_smoothing));
+        };
+        let targets = mixed.distributions(&batch.labels, self.model.classes);
+        Ok(soft_cross_entropy(logits, matrix(targets, batch.rows, &B::Device::default())))
+    }
+
+    fn terms(&self, batch: &HostTensors) -> f64 {
+        batch.rows as f64
+    }
+}
+
+/// Checkpoints, validation and the report of a fine-tuning run.
+struct Keeper<'a> {
+    all: &'a FinetuneOptions,
+    model: &'a Vit,
+    classes: &'a [String],
+    steps_per_epoch: u64,
+    /// Accuracy after the last step, once measured.
+    last: Option<Accuracy>,
+}
+
+impl Keeper<'_> {
+    fn evaluate<B: AutodiffBackend>(
+        &self,
+        learner: &Learner<B>,
+    ) -> Result<Option<Accuracy>, TrainError> {
+        let Some((path, open)) = &self.all.val else { return Ok(None) };
+        let options = &self.all.run;
+        let params =
+            learner.ema.as_ref().map_or_else(|| learner.params.inner(), |e| e.params.clone());
+        let (recipe, workers) = (&options.recipe, options.workers);
+        evaluate_params(recipe, self.model, &params, path, open, self.classes, workers).map(Some)
+    }
+}
+
+impl<B: AutodiffBackend> Hooks<B> for Keeper<'_> {
+    fn save(
+        &mut self,
+        learner: &Learner<B>,
+        cursor: Cursor,
+        _: &HostTensors,
+        metrics: &[Metric],
+    ) -> Result<(), TrainError> {
+        let options = &self.all.run;
+        save(options, learner, cursor, self.classes)?;
+        report::write_finetuning(&options.out, &options.recipe.name, metrics, self.classes)
+    }
+
+    /// The accuracy after the last step is always measured; that of an epoch where asked for.
+    fn validate(
+        &mut self,
+        learner: &Learner<B>,
+        step: u64,
+    ) -> Result<Option<Accuracy>, TrainError> {
+        let every = u64::from(self.all.validate_every);
+        let due = every > 0 && step % (every * self.steps_per_epoch) == 0;
+        self.last = if due { self.evaluate(learner)? } else { None };
+        Ok(self.last.clone())
+    }
 }
 
 /// The weights a run starts with: its checkpoint's, somebody's, or drawn.

@@ -3,7 +3,7 @@
 //! A recipe's tables ([`config`]) describe a network ([`model`], made of [`nn`]) over named
 //! parameters ([`params`], [`weights`], [`init`]); [`feed`] brings batches, [`mod@pretrain`] and
 //! [`mod@finetune`] train with [`optim`], [`schedule`], [`layer_decay`] and [`ema`], [`checkpoint`] stores,
-//! [`mod@evaluate`] scores. No other crate knows Burn.
+//! [`mod@evaluate`] scores, [`report`] shows. No other crate knows Burn.
 
 pub mod checkpoint;
 pub mod config;
@@ -21,6 +21,7 @@ pub mod optim;
 pub mod params;
 pub mod position;
 pub mod pretrain;
+pub mod report;
 pub mod run;
 pub mod schedule;
 pub mod weights;

@@ -231,7 +231,7 @@ impl Blocks {
 }
 
 /// The random drops of one training step: stochastic depth (Huang et al., 2016) and dropout.
-/// Their draws are a pure function of seed, step and call order, so a resumed run repeats them.
+/// Their draws are a pure function of seed, batch, part and call order, so a resumed run repeats them.
 #[derive(Debug)]
 pub struct Drops {
     path: f64,
@@ -244,9 +244,11 @@ impl Drops {
         Self { path: 0.0, rng: None }
     }
 
-    /// The drops of step `step` with stochastic depth rising linearly to `path` at the last block.
-    pub fn new(seed: u64, step: u64, path: f64) -> Self {
-        let rng = SampleRng::new(seed, (step >> 32) as u32, step & 0xffff_ffff, 1, Draw::Model);
+    /// The drops of part `part` of batch `batch` with stochastic depth rising linearly to `path` at
+    /// the last block.
+    pub fn new(seed: u64, batch: u64, part: u16, path: f64) -> Self {
+        let (high, low) = ((batch >> 32) as u32, batch & 0xffff_ffff);
+        let rng = SampleRng::new(seed, high, low, part + 1, Draw::Model);
         Self { path, rng: Some(rng) }
     }
 

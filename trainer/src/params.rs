@@ -147,6 +147,16 @@ impl<B: AutodiffBackend> Params<B> {
         Params { entries: entries.collect() }
     }
 
+    /// The same values as leaves of a graph of their own, so that several threads can each compute
+    /// a loss and its gradients.
+    pub fn fork(&self) -> Self {
+        let entries = self.entries.iter().map(|(name, p)| {
+            let value = Tensor::from_inner(p.value.clone().inner()).set_require_grad(p.trainable);
+            (name.clone(), Param { shape: p.shape.clone(), value, trainable: p.trainable })
+        });
+        Self { entries: entries.collect() }
+    }
+
     /// Takes the gradient of every trained parameter that took part in the loss.
     pub fn gradients(&self, grads: &mut B::Gradients) -> Gradients<B::InnerBackend> {
         let entries = self.iter().filter(|(_, p)| p.trainable);

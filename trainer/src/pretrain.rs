@@ -5,21 +5,23 @@ use std::sync::Arc;
 use burn::tensor::Tensor;
 use burn::tensor::backend::AutodiffBackend;
 use serde::Serialize;
-use tubelet_augment::{HostStage, HostTensors, Stage};
+use tubelet_augment::{HostStage, HostTensors, Recipe, Stage};
 use tubelet_loader::{Cursor, Order, Stats};
 
 use crate::checkpoint::{self, State};
 use crate::config::{ModelConfig, Pretraining, TrainConfig};
 use crate::error::TrainError;
-use crate::feed::{Feed, all_patches, hidden_targets, visible_patches};
+use crate::evaluate::Accuracy;
+use crate::feed::{all_patches, hidden_targets, visible_patches};
 use crate::init;
 use crate::loss::mse;
 use crate::model::MaskedTokens;
 use crate::nn::{Drops, select_rows};
 use crate::params::{Params, values};
+use crate::report::{self, reconstructions};
 use crate::run::{
-    Learner, Metric, Reporter, RunOptions, on_device, prepare_folder, report_drops, start_loader,
-    write_json,
+    Hooks, Learner, Metric, Objective, RunOptions, Training, on_device, prepare_folder,
+    start_loader, write_json,
 };
 
 /// What a pre-training run did.
@@ -100,6 +102,74 @@ pub fn pretrain(options: &RunOptions) -> Result<PretrainSummary, TrainError> {
     on_device!(options.device, B => run::<B>(options))
 }
 
+/// The loss of a pre-training network.
+struct Masked<'a> {
+    model: &'a Pretraining,
+    seed: u64,
+    drop_path: f64,
+}
+
+impl<B: AutodiffBackend> Objective<B> for Masked<'_> {
+    fn loss(
+        &self,
+        params: &Params<B>,
+        batch: &HostTensors,
+        number: u64,
+        part: u16,
+    ) -> Result<Tensor<B, 1>, TrainError> {
+        let device = B::Device::default();
+        let mut drops = Drops::new(self.seed, number, part, self.drop_path);
+        let pred = self.model.predict(params, batch, &mut drops, &device)?;
+        Ok(mse(pred, hidden_targets(batch, &device)))
+    }
+
+    fn terms(&self, batch: &HostTensors) -> f64 {
+        batch.masked_count.iter().map(|c| f64::from(*c)).sum()
+    }
+}
+
+/// Checkpoints and the report of a pre-training run.
+struct Keeper<'a> {
+    options: &'a RunOptions,
+    recipe: &'a Recipe,
+    model: &'a Pretraining,
+}
+
+impl<B: AutodiffBackend> Hooks<B> for Keeper<'_> {
+    fn save(
+        &mut self,
+        learner: &Learner<B>,
+        cursor: Cursor,
+        batch: &HostTensors,
+        metrics: &[Metric],
+    ) -> Result<(), TrainError> {
+        let options = self.options;
+        let state = State {
+            stage: Stage::Pretrain.name().to_owned(),
+            step: learner.optimizer.steps(),
+            cursor,
+            seed: options.seed,
+            classes: Vec::new(),
+            recipe: options.recipe.to_toml(),
+        };
+        let weights = learner.params.to_weights();
+        checkpoint::save(&options.out, &state, &weights, &learner.optimizer.state())?;
+        let shown = batch.slice(0..batch.rows.min(SHOWN_ROWS));
+        let params = learner.params.inner();
+        let predicted =
+            self.model.predict(&params, &shown, &mut Drops::none(), &B::Device::default())?;
+        let picture = reconstructions(self.recipe, &shown, &values(&predicted));
+        report::write_pretraining(&options.out, &options.recipe.name, metrics, &picture)
+    }
+
+    fn validate(&mut self, _: &Learner<B>, _: u64) -> Result<Option<Accuracy>, TrainError> {
+        Ok(None)
+    }
+}
+
+/// Rows of the last batch that the report shows.
+const SHOWN_ROWS: usize = 4;
+
 fn run<B: AutodiffBackend>(options: &RunOptions) -> Result<PretrainSummary, TrainError> {
     let begin = std::time::Instant::now();
     let device = B::Device::default();
@@ -126,81 +196,28 @@ fn run<B: AutodiffBackend>(options: &RunOptions) -> Result<PretrainSummary, Trai
     if let Some((state, _, optimizer)) = &stored {
         learner.optimizer.restore(optimizer, state.step, &device)?;
     }
-
-    let planned = u64::from(config.epochs) * steps_per_epoch;
-    let total = options.max_steps.map_or(planned, |most| most.min(planned));
-    let mut reporter =
-        Reporter::new(&options.out, learner.optimizer.steps(), total, options.progress)?;
-    let mut feed = Feed::new(batches, &recipe)?;
-    let mut stats = Stats::default();
-    let mut saved = learner.optimizer.steps();
-    while learner.optimizer.steps() < total {
-        let Some(batch) = feed.next_batch()? else { break };
-        let number = learner.optimizer.steps();
-        let mut drops = Drops::new(options.seed, number, config.drop_path);
-        let pred = model.predict(&learner.params, &batch.tensors, &mut drops, &device)?;
-        let loss = mse(pred, hidden_targets(&batch.tensors, &device));
-        let step = learner.learn(loss)?;
-        stats = batch.stats;
-        let Some(step) = step else { continue };
-        let number = number + 1;
-        let epoch = ((number - 1) / steps_per_epoch) as u32;
-        reporter.step(number, epoch, &step, u64::from(rows), feed.waited())?;
-        let every =
-            if options.checkpoint_every > 0 { options.checkpoint_every } else { steps_per_epoch };
-        if number % every == 0 || number == total {
-            save(options, &learner, batch.cursor)?;
-            saved = number;
-        }
-    }
-    debug_assert_eq!(saved, learner.optimizer.steps());
-    report_drops(&stats);
-    let metrics = reporter.finish();
+    let training = Training {
+        options,
+        recipe: &recipe,
+        learner,
+        batches,
+        steps_per_epoch,
+        planned: u64::from(config.epochs) * steps_per_epoch,
+        rows,
+    };
+    let objective = Masked { model: &model, seed: options.seed, drop_path: config.drop_path };
+    let mut keeper = Keeper { options, recipe: &recipe, model: &model };
+    let trained = training.run(&objective, &mut keeper)?;
     let seconds = begin.elapsed().as_secs_f64();
     let summary = PretrainSummary {
-        steps: learner.optimizer.steps(),
-        parameters: learner.params.trainable_values(),
-        last_loss: metrics.last().map_or(f64::NAN, |m| m.loss),
+        steps: trained.learner.optimizer.steps(),
+        parameters: trained.learner.params.trainable_values(),
+        last_loss: trained.metrics.last().map_or(f64::NAN, |m| m.loss),
         seconds,
-        data_wait: feed.waited().as_secs_f64() / seconds,
-        loader: stats,
-        metrics,
+        data_wait: trained.waited.as_secs_f64() / seconds,
+        loader: trained.stats,
+        metrics: trained.metrics,
     };
     write_json(&options.out, "summary.json", &summary)?;
     Ok(summary)
-}
-
-fn save<B: AutodiffBackend>(
-    options: &RunOptions,
-    learner: &Learner<B>,
-    cursor: Cursor,
-) -> Result<(), TrainError> {
-    let state = State {
-        stage: Stage::Pretrain.name().to_owned(),
-        step: learner.optimizer.steps(),
-        cursor,
-        seed: options.seed,
-        classes: Vec::new(),
-        recipe: options.recipe.to_toml(),
-    };
-    checkpoint::save(&options.out, &state, &learner.params.to_weights(), &learner.optimizer.state())
-}
-
-/// Predictions of a pre-trained run for `batch` on the CPU, `[hidden, target dim]`: for pictures of
-/// reconstructions.
-///
-/// # Errors
-/// When the run has no checkpoint or it does not fit its recipe.
-pub fn reconstruct(run: &std::path::Path, batch: &HostTensors) -> Result<Vec<f32>, TrainError> {
-    type B = burn::backend::Flex;
-    let missing = || TrainError::checkpoint(run, "no checkpoint in this folder");
-    let (state, weights, _) = checkpoint::load_latest(run)?.ok_or_else(missing)?;
-    let file = tubelet_augment::RecipeFile::parse("checkpoint", &state.recipe, &[])
-        .map_err(|e| TrainError::checkpoint(run, e.to_string()))?;
-    let recipe =
-        file.stage(Stage::Pretrain).map_err(|e| TrainError::checkpoint(run, e.to_string()))?;
-    let model = ModelConfig::read(&file)?.pretraining(&recipe, batch.target_dim)?;
-    let device = Default::default();
-    let params = Params::<B>::new(&model.specs(), &weights, &device)?;
-    Ok(values(&model.predict(&params, batch, &mut Drops::none(), &device)?))
 }

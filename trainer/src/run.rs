@@ -3,13 +3,14 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
-use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::backend::{AutodiffBackend, Backend};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use tubelet_augment::{Recipe, RecipeFile};
+use tubelet_augment::{HostTensors, Recipe, RecipeFile};
 use tubelet_core::Heap;
 use tubelet_formats::{OpenOptions, ShardReader, open};
 use tubelet_loader::{Batches, Cursor, Loader, LoaderConfig, LoaderError, Order, Stats};
@@ -17,6 +18,8 @@ use tubelet_loader::{Batches, Cursor, Loader, LoaderConfig, LoaderError, Order, 
 use crate::config::TrainConfig;
 use crate::ema::Ema;
 use crate::error::{TrainError, TrainErrorKind};
+use crate::evaluate::Accuracy;
+use crate::feed::Feed;
 use crate::optim::{Algorithm, Group, Optimizer, clip_global, exempt_by_shape, global_norm};
 use crate::params::{Gradients, Params, values};
 use crate::schedule::Schedule;
@@ -59,6 +62,21 @@ pub enum Device {
     /// Vulkan; needs the feature `vulkan`.
     Vulkan,
 }
+
+impl Device {
+    /// Rows that one thread works on at a time: a few on the processor, so that all cores have
+    /// work; the whole batch on a device that is parallel itself.
+    fn part_rows(self, batch: usize) -> usize {
+        match self {
+            Self::Cpu => batch.min(PART_ROWS),
+            Self::Cuda | Self::Vulkan => batch,
+        }
+    }
+}
+
+/// Rows of a part on the processor. Part of what a seed promises: another value adds the same
+/// gradients in another order.
+const PART_ROWS: usize = 8;
 
 /// Runs `$body` with `$backend` bound to the autodiff back end of a device.
 macro_rules! on_device {
@@ -165,23 +183,20 @@ impl<B: AutodiffBackend> Learner<B> {
         }
     }
 
-    /// Adds the gradients of one batch's loss; a step is made when enough are gathered.
-    pub(crate) fn learn(&mut self, loss: Tensor<B, 1>) -> Result<Option<Step>, TrainError> {
-        let value = f64::from(values(&loss)[0]);
+    /// Adds the gradients of one batch; a step is made when enough are gathered.
+    pub(crate) fn learn<O: Objective<B>>(
+        &mut self,
+        objective: &O,
+        batch: &HostTensors,
+        part_rows: usize,
+    ) -> Result<Option<Step>, TrainError> {
+        let (value, grads) = self.gradients(objective, batch, part_rows)?;
         if !value.is_finite() {
             let step = format!("step {}", self.optimizer.steps());
             return Err(TrainError::new(step, TrainErrorKind::Diverged(value)));
         }
-        let share = 1.0 / f64::from(self.accumulate);
-        let mut grads = (loss * share).backward();
-        for (name, grad) in self.params.gradients(&mut grads) {
-            let sum = match self.gathered.remove(&name) {
-                Some(sum) => sum + grad,
-                None => grad,
-            };
-            self.gathered.insert(name, sum);
-        }
-        self.loss += value * share;
+        add(&mut self.gathered, grads);
+        self.loss += value / f64::from(self.accumulate);
         self.batches += 1;
         if self.batches < self.accumulate {
             return Ok(None);
@@ -199,6 +214,178 @@ impl<B: AutodiffBackend> Learner<B> {
         let step = Step { loss: self.loss, lr, grad_norm };
         (self.batches, self.loss) = (0, 0.0);
         Ok(Some(step))
+    }
+
+    /// Loss of `batch` and its gradients over the number of gathered batches. The batch is cut into
+    /// parts of `part_rows` rows that as many threads as there are cores work on; the parts are
+    /// added up in their order, so the sum does not depend on the number of threads.
+    fn gradients<O: Objective<B>>(
+        &self,
+        objective: &O,
+        batch: &HostTensors,
+        part_rows: usize,
+    ) -> Result<(f64, Gradients<B::InnerBackend>), TrainError> {
+        let terms = objective.terms(batch);
+        if terms == 0.0 {
+            return Err(TrainError::batch("no token of the batch is hidden: nothing to learn"));
+        }
+        let parts = batch.rows.div_ceil(part_rows);
+        let number = self.optimizer.steps() * u64::from(self.accumulate) + u64::from(self.batches);
+        let work = |part: usize| -> Result<_, TrainError> {
+            let rows = part * part_rows..((part + 1) * part_rows).min(batch.rows);
+            let batch = batch.slice(rows);
+            let share = objective.terms(&batch) / terms;
+            if share == 0.0 {
+                return Ok((0.0, Gradients::new()));
+            }
+            let params = self.params.fork();
+            let loss = objective.loss(&params, &batch, number, part as u16)? * share;
+            let value = f64::from(values(&loss)[0]);
+            let mut grads = (loss / f64::from(self.accumulate)).backward();
+            Ok((value, params.gradients(&mut grads)))
+        };
+        let mut sum = (0.0, Gradients::new());
+        for part in in_threads(parts, work) {
+            let (value, grads) = part?;
+            sum.0 += value;
+            add(&mut sum.1, grads);
+        }
+        Ok(sum)
+    }
+}
+
+/// What a stage minimises.
+pub(crate) trait Objective<B: AutodiffBackend>: Sync {
+    /// Mean loss of `batch`, `[1]`. Drops are drawn for (batch number, part).
+    fn loss(
+        &self,
+        params: &Params<B>,
+        batch: &HostTensors,
+        number: u64,
+        part: u16,
+    ) -> Result<Tensor<B, 1>, TrainError>;
+
+    /// How many terms that mean has.
+    fn terms(&self, batch: &HostTensors) -> f64;
+}
+
+/// Adds `grads` to `sum`.
+fn add<B: Backend>(sum: &mut Gradients<B>, grads: Gradients<B>) {
+    for (name, grad) in grads {
+        let grad = match sum.remove(&name) {
+            Some(sum) => sum + grad,
+            None => grad,
+        };
+        sum.insert(name, grad);
+    }
+}
+
+/// `work(0..count)` on threads of its own (not rayon's: a tensor operation inside may wait there
+/// while it holds a lock), results in order.
+fn in_threads<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(count);
+    if threads < 2 {
+        return (0..count).map(work).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let run = || {
+        let mut done = Vec::new();
+        loop {
+            let part = next.fetch_add(1, Ordering::Relaxed);
+            if part >= count {
+                return done;
+            }
+            done.push((part, work(part)));
+        }
+    };
+    let mut results: Vec<(usize, T)> = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();
+        let mut all = run();
+        for other in others {
+            match other.join() {
+                Ok(done) => all.extend(done),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        all
+    });
+    results.sort_by_key(|(part, _)| *part);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// What a run works with, once its network is known.
+pub(crate) struct Training<'a, B: AutodiffBackend> {
+    pub(crate) options: &'a RunOptions,
+    pub(crate) recipe: &'a Recipe,
+    pub(crate) learner: Learner<B>,
+    pub(crate) batches: Batches,
+    /// Optimiser steps of an epoch.
+    pub(crate) steps_per_epoch: u64,
+    /// Optimiser steps of the whole schedule.
+    pub(crate) planned: u64,
+    /// Rows of a step.
+    pub(crate) rows: u32,
+}
+
+/// What came of a run.
+pub(crate) struct Trained<B: AutodiffBackend> {
+    pub(crate) learner: Learner<B>,
+    pub(crate) metrics: Vec<Metric>,
+    pub(crate) waited: Duration,
+    pub(crate) stats: Stats,
+}
+
+/// What a stage does besides steps.
+pub(crate) trait Hooks<B: AutodiffBackend> {
+    /// Keeps the state; `batch` is the last one.
+    fn save(
+        &mut self,
+        learner: &Learner<B>,
+        cursor: Cursor,
+        batch: &HostTensors,
+        metrics: &[Metric],
+    ) -> Result<(), TrainError>;
+
+    /// Validates at an epoch's end or the run's, where the stage has something to validate on.
+    fn validate(&mut self, learner: &Learner<B>, step: u64)
+    -> Result<Option<Accuracy>, TrainError>;
+}
+
+impl<B: AutodiffBackend> Training<'_, B> {
+    /// Trains to the planned end.
+    pub(crate) fn run<O: Objective<B>>(
+        self,
+        objective: &O,
+        hooks: &mut impl Hooks<B>,
+    ) -> Result<Trained<B>, TrainError> {
+        let Self { options, recipe, mut learner, batches, steps_per_epoch, planned, rows } = self;
+        let total = options.max_steps.map_or(planned, |most| most.min(planned));
+        let start = learner.optimizer.steps();
+        let mut reporter = Reporter::new(&options.out, start, total, options.progress)?;
+        let mut feed = Feed::new(batches, recipe)?;
+        let mut stats = Stats::default();
+        let every =
+            if options.checkpoint_every > 0 { options.checkpoint_every } else { steps_per_epoch };
+        let part_rows = options.device.part_rows(recipe.batch_size() as usize);
+        while learner.optimizer.steps() < total {
+            let Some(batch) = feed.next_batch()? else { break };
+            let step = learner.learn(objective, &batch.tensors, part_rows)?;
+            stats = batch.stats;
+            let Some(step) = step else { continue };
+            let number = learner.optimizer.steps();
+            let epoch = ((number - 1) / steps_per_epoch) as u32;
+            let mut metric = reporter.measure(number, epoch, &step, u64::from(rows), feed.waited());
+            if number % steps_per_epoch == 0 || number == total {
+                metric.validation = hooks.validate(&learner, number)?;
+            }
+            reporter.write(metric, feed.waited())?;
+            if number % every == 0 || number == total {
+                hooks.save(&learner, batch.cursor, &batch.tensors, &reporter.metrics)?;
+            }
+        }
+        report_drops(&stats);
+        let metrics = reporter.finish();
+        Ok(Trained { learner, metrics, waited: feed.waited(), stats })
     }
 }
 
@@ -219,6 +406,9 @@ pub struct Metric {
     pub rows_per_s: f64,
     /// Share of the time since the last line spent waiting for data.
     pub data_wait: f64,
+    /// Accuracy on the validation data, where it was measured after this step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Accuracy>,
 }
 
 /// Metrics to file and to a progress bar.
@@ -259,16 +449,16 @@ impl Reporter {
         Ok(Self { file, path, bar, since: Instant::now(), waited: Duration::ZERO, metrics })
     }
 
-    pub(crate) fn step(
-        &mut self,
+    pub(crate) fn measure(
+        &self,
         number: u64,
         epoch: u32,
         step: &Step,
         rows: u64,
         waited: Duration,
-    ) -> Result<(), TrainError> {
+    ) -> Metric {
         let seconds = self.since.elapsed().as_secs_f64().max(1e-9);
-        let metric = Metric {
+        Metric {
             step: number,
             epoch,
             loss: step.loss,
@@ -276,17 +466,28 @@ impl Reporter {
             grad_norm: step.grad_norm,
             rows_per_s: rows as f64 / seconds,
             data_wait: ((waited - self.waited).as_secs_f64() / seconds).min(1.0),
-        };
+            validation: None,
+        }
+    }
+
+    pub(crate) fn write(&mut self, metric: Metric, waited: Duration) -> Result<(), TrainError> {
         (self.since, self.waited) = (Instant::now(), waited);
         let write = write_line(&mut self.file, &metric);
         write.map_err(|e| TrainError::file(&self.path, e))?;
-        self.bar.set_position(number);
+        self.bar.set_position(metric.step);
         self.bar.set_message(format!(
             "loss {:.4}, {:.0} images/s, {:.0} % waiting for data",
             metric.loss,
             metric.rows_per_s,
             100.0 * metric.data_wait
         ));
+        if let Some(accuracy) = &metric.validation {
+            self.bar.println(format!(
+                "epoch {}: top-1 {:.2} %",
+                metric.epoch + 1,
+                100.0 * accuracy.top1
+            ));
+        }
         self.metrics.push(metric);
         Ok(())
     }

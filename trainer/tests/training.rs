@@ -67,7 +67,8 @@ fn finetuning_starts_from_a_pretraining_run_and_resumes() {
         (run.max_steps, run.resume) = (Some(steps), resume);
         let data = (run.data.clone(), OpenOptions::default());
         let init = Some(folder.path().join("pretrained"));
-        finetune(&FinetuneOptions { run, val: Some(data), init }).expect("trains")
+        finetune(&FinetuneOptions { run, val: Some(data), validate_every: 1, init })
+            .expect("trains")
     };
     let whole = run("whole", 4, false);
     let report = whole.init.as_ref().expect("initialised");

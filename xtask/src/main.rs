@@ -2,6 +2,8 @@
 
 #![expect(clippy::print_stdout, reason = "the test report goes where test runners write it")]
 
+mod gpu;
+
 use std::env;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -12,7 +14,11 @@ Usage: cargo xtask <command> [--no-install] [arguments]
 
   setup   install the system packages that the build needs
   demo    set up, build, run `tubelet demo`; further arguments go to it
-  test    set up, then format check, clippy, tests and documentation
+  test    set up, then format check, clippy, tests and documentation;
+          --gpu-compile fetches NVRTC and has it compile every kernel for sm_80, sm_90, sm_100
+  gpu-bundle [--out DIR] [build arguments]
+          a folder with all that a GPU machine without a network needs, see gpu/README.md;
+          build arguments, such as --features cuda, go to `cargo build`
 
   --no-install   install nothing: say what is missing and stop with exit code 2";
 
@@ -29,7 +35,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("cmake", "builds libjpeg-turbo"),
     ("nasm", "assembles libjpeg-turbo"),
     ("make", "builds libjpeg-turbo"),
-    ("g++", "links"),
+    ("g++", "links, compiles the GPU kernels for tests on the host"),
 ];
 
 type Outcome = Result<(), Failure>;
@@ -58,7 +64,8 @@ fn main() -> ExitCode {
     let outcome = match args.first().map(String::as_str) {
         Some("setup") => setup(install),
         Some("demo") => setup(install).and_then(|()| demo(rest)),
-        Some("test") => setup(install).and_then(|()| test()),
+        Some("test") => setup(install).and_then(|()| test(rest, install)),
+        Some("gpu-bundle") => setup(install).and_then(|()| gpu::bundle(rest, install)),
         Some("help" | "--help" | "-h") => {
             eprintln!("{USAGE}");
             Ok(())
@@ -127,19 +134,31 @@ fn demo(arguments: &[String]) -> Outcome {
 }
 
 /// Everything a commit has to pass.
-fn test() -> Outcome {
+fn test(arguments: &[String], install: bool) -> Outcome {
+    let nvrtc = match arguments {
+        [] => None,
+        [one] if one == "--gpu-compile" => Some(gpu::fetch_nvrtc(install)?),
+        _ => {
+            let given = arguments.join(" ");
+            return Err(Failure::usage(format!("`test {given}`: only --gpu-compile is known")));
+        }
+    };
     run(cargo("fmt").args(["--all", "--check"]))?;
     let clippy = ["--release", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
     run(cargo("clippy").args(clippy))?;
     run(cargo("doc")
         .args(["--release", "--workspace", "--no-deps", "--quiet", "--document-private-items"])
         .env("RUSTDOCFLAGS", "-D warnings"))?;
-    run_tests()
+    run_tests(nvrtc.as_deref())
 }
 
-/// Runs the tests and closes with one line that adds up all test binaries.
-fn run_tests() -> Outcome {
+/// Runs the tests, with NVRTC from a folder where there is one, and closes with one line that adds
+/// up all test binaries.
+fn run_tests(nvrtc: Option<&Path>) -> Outcome {
     let mut command = cargo("test");
+    if let Some(folder) = nvrtc {
+        command.env("TUBELET_NVRTC", folder).env("TUBELET_REQUIRE_NVRTC", "1");
+    }
     command.args(["--release", "--workspace", "--no-fail-fast"]).stdout(Stdio::piped());
     announce(&command);
     let failed_start = |e: std::io::Error| Failure::new(format!("cannot run the tests: {e}"));

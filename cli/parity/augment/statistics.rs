@@ -3,7 +3,7 @@
 use anyhow::{Result, anyhow, ensure};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
-use tubelet_augment::crop;
+use tubelet_augment::crop::{self, Places};
 use tubelet_augment::mask::{self, BlockSpec, CubeSpec, IbotShape, IbotSpec, ToppedSpec, mvm};
 use tubelet_core::{Draw, Mask, PatchGrid, Rect, SampleRng, Size};
 
@@ -228,22 +228,31 @@ impl Groups {
 
 pub(super) fn crops(case: &Case) -> Result<Outcome> {
     let size = Size::new(case.param("width")?, case.param("height")?);
-    let draw: Box<dyn Fn(&mut SampleRng) -> Rect + Sync> =
-        match case.param::<String>("algorithm")?.as_str() {
-            "random_resized_crop" => {
-                let (scale, ratio) = (case.param("scale")?, case.param("ratio")?);
-                if case.param::<u32>("tries")? != crop::TRIES {
-                    return Ok(unsupported("a single try, cut to the picture"));
+    let draw: Box<dyn Fn(&mut SampleRng) -> Rect + Sync> = match case
+        .param::<String>("algorithm")?
+        .as_str()
+    {
+        "random_resized_crop" => {
+            let (scale, ratio) = (case.param("scale")?, case.param("ratio")?);
+            let fallback: String = case.param("fallback")?;
+            match (case.param::<u32>("tries")?, fallback.as_str()) {
+                (crop::TRIES, "central_crop_clamped_aspect") => {
+                    Box::new(move |rng| crop::random_resized_crop(size, scale, ratio, rng))
                 }
-                Box::new(move |rng| crop::random_resized_crop(size, scale, ratio, rng))
+                (1, "clamp_to_image") => {
+                    Box::new(move |rng| crop::random_resized_crop_once(size, scale, ratio, rng))
+                }
+                other => return Ok(unsupported(format!("tries and fallback {other:?}"))),
             }
-            "multi_scale_crop" => {
-                let (out, scales) = (case.param("input")?, case.param::<Vec<f64>>("scales")?);
-                let distort = case.param("max_distort")?;
-                Box::new(move |rng| crop::multi_scale_crop(size, out, &scales, distort, rng))
-            }
-            other => return Ok(unsupported(format!("algorithm {other}"))),
-        };
+        }
+        "multi_scale_crop" => {
+            let (out, scales) = (case.param("input")?, case.param::<Vec<f64>>("scales")?);
+            let distort = case.param("max_distort")?;
+            let places = multi_scale_places(case)?;
+            Box::new(move |rng| crop::multi_scale_crop(size, out, &scales, distort, places, rng))
+        }
+        other => return Ok(unsupported(format!("algorithm {other}"))),
+    };
     let boxes = over_draws(
         |range| {
             let draw_one = |n| draw(&mut SampleRng::new(SEED, 0, n, 0, Draw::Crop));
@@ -252,6 +261,15 @@ pub(super) fn crops(case: &Case) -> Result<Outcome> {
         |boxes, more| boxes.extend(more),
     );
     Ok(crop_outputs(size, &boxes))
+}
+
+/// Where the case lets a box lie.
+fn multi_scale_places(case: &Case) -> Result<Places> {
+    Ok(match (case.param_opt("fix_crop")?, case.param_opt("more_fix_crop")?) {
+        (Some(false), _) => Places::Anywhere,
+        (_, Some(false)) => Places::Five,
+        _ => Places::Thirteen,
+    })
 }
 
 fn crop_outputs(size: Size, boxes: &[Rect]) -> Outcome {
@@ -303,11 +321,16 @@ pub(super) fn crop_candidates(case: &Case) -> Result<Outcome> {
         &scales,
         case.param("max_distort")?,
     );
+    let among = match multi_scale_places(case)? {
+        Places::Thirteen => 13,
+        Places::Five => 5,
+        Places::Anywhere => return Ok(unsupported("a box anywhere has no list of places")),
+    };
     let sizes: Vec<Json> = candidates.iter().map(|(w, h)| json!([w, h])).collect();
     let with_offsets: Vec<Json> = candidates
         .iter()
         .map(|(w, h)| {
-            let offsets = crop::fixed_offsets(size, Size::new(*w, *h));
+            let offsets = &crop::fixed_offsets(size, Size::new(*w, *h))[..among];
             json!({"w": w, "h": h, "offsets": offsets})
         })
         .collect();

@@ -15,6 +15,7 @@ use std::str::FromStr;
 
 use crate::error::{FormatError, FormatErrorKind};
 use crate::record::MediaKind;
+use crate::shard::parquet::is_shard;
 
 /// A known way to lay a data set out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -157,9 +158,7 @@ pub fn detect(path: &Path, split: &str) -> Result<Layout, FormatError> {
     if !path.is_dir() {
         return Err(FormatError::new(path, std::io::Error::from(std::io::ErrorKind::NotFound)));
     }
-    if has_file(path, |p| extension(p) == "parquet")
-        || has_file(&path.join("data"), |p| extension(p) == "parquet")
-    {
+    if has_file(path, is_shard) || has_file(&path.join("data"), is_shard) {
         return Ok(Layout::Parquet);
     }
     if ssv2::looks_like(path) {

@@ -8,9 +8,10 @@ use std::ptr;
 use std::sync::Once;
 
 use ffmpeg_next::ffi as c;
-use tubelet_core::Size;
+use tubelet_core::{Rect, Size};
 
 use super::ColorConversion;
+use super::yuv::{self, Matrix, Planes};
 use crate::error::DecodeError;
 
 /// Silences FFmpeg's own log, once a process.
@@ -157,7 +158,13 @@ impl<'a> Input<'a> {
         Ok(())
     }
 
-    fn raw_stream(&self) -> *mut c::AVStream {
+    /// The container itself, for who copies other streams of it.
+    pub(crate) fn raw(&self) -> *mut c::AVFormatContext {
+        self.ctx
+    }
+
+    /// The chosen stream itself.
+    pub(crate) fn raw_stream(&self) -> *mut c::AVStream {
         // SAFETY: `choose` took the number from this context.
         unsafe { *(*self.ctx).streams.add(self.stream) }
     }
@@ -243,6 +250,29 @@ impl<'a> Input<'a> {
             }
         }
         packets
+    }
+
+    /// All that the stream's decoder is set up from.
+    pub(crate) fn codec_setup(&self, reorder: Option<usize>) -> CodecSetup {
+        let (codec, extradata) = (self.codec_name(), self.extradata().to_vec());
+        // SAFETY: the stream and its parameters are valid.
+        let (par, base) = unsafe { (&*self.parameters(), (*self.raw_stream()).time_base) };
+        let numbers = [
+            par.codec_tag as i32,
+            par.format,
+            par.width,
+            par.height,
+            par.bits_per_coded_sample,
+            par.color_range as i32,
+            par.color_space as i32,
+            par.color_primaries as i32,
+            par.color_trc as i32,
+            par.chroma_location as i32,
+            par.field_order as i32,
+            base.num,
+            base.den,
+        ];
+        CodecSetup { codec, extradata, numbers, reorder }
     }
 
     /// The stream's decoder, single threaded; `reorder` overrides the reorder depth where known.
@@ -343,8 +373,30 @@ pub(crate) enum Answer {
     End,
 }
 
+/// What a codec is set up from: a codec set up for an equal one can be used after a flush.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CodecSetup {
+    codec: String,
+    extradata: Vec<u8>,
+    /// The other parameters that reach a decoder, and the time base.
+    numbers: [i32; 13],
+    /// Reorder depth, where known.
+    pub(crate) reorder: Option<usize>,
+}
+
+impl CodecSetup {
+    /// Whether it is all that a decoder starts from: some codecs carry what is missing here in the
+    /// stream, and keep it over a flush.
+    pub(crate) fn is_complete(&self) -> bool {
+        !self.extradata.is_empty() || ["vp8", "vp9", "mjpeg"].contains(&self.codec.as_str())
+    }
+}
+
 /// A decoder.
 pub(crate) struct Codec(*mut c::AVCodecContext);
+
+// SAFETY: a single-threaded codec context has no thread affinity, and there is one owner.
+unsafe impl Send for Codec {}
 
 impl Codec {
     /// Hands over a packet, or the end of the stream. Damage is not told here: it shows as frames
@@ -399,7 +451,8 @@ impl Frame {
         Ok(Self(raw))
     }
 
-    fn get(&self) -> &c::AVFrame {
+    /// The frame itself.
+    pub(crate) fn get(&self) -> &c::AVFrame {
         // SAFETY: owned and valid.
         unsafe { &*self.0 }
     }
@@ -427,6 +480,42 @@ impl Frame {
     /// Size in pixels.
     pub(crate) fn size(&self) -> Size {
         Size::new(self.get().width.max(0) as u32, self.get().height.max(0) as u32)
+    }
+
+    /// The planes where they are what [`yuv`] converts as FFmpeg's default converter does: 8-bit
+    /// 4:2:0 with an even number of rows.
+    fn planes(&self) -> Option<Planes<'_>> {
+        let f = self.get();
+        let is_420 = f.format == c::AVPixelFormat::AV_PIX_FMT_YUV420P as c_int
+            || f.format == c::AVPixelFormat::AV_PIX_FMT_YUVJ420P as c_int;
+        let stride = [f.linesize[0], f.linesize[1], f.linesize[2]];
+        if !is_420 || f.height % 2 != 0 || f.height <= 0 || stride.iter().any(|s| *s <= 0) {
+            return None;
+        }
+        let stride = stride.map(|s| s as usize);
+        let plane = |n: usize| {
+            let (columns, rows) = match n {
+                0 => (f.width as usize, f.height as usize),
+                _ => ((f.width as usize).div_ceil(2), f.height as usize / 2),
+            };
+            // SAFETY: a plane of a decoded frame has `rows` rows, `stride` bytes apart, each of at
+            // least `columns` bytes.
+            unsafe { std::slice::from_raw_parts(f.data[n], (rows - 1) * stride[n] + columns) }
+        };
+        Some(Planes { data: [plane(0), plane(1), plane(2)], stride })
+    }
+
+    /// The matrix that the frame names, BT.601 where it names none.
+    fn matrix(&self) -> Matrix {
+        let f = self.get();
+        let full_range = f.color_range == c::AVColorRange::AVCOL_RANGE_JPEG
+            || f.format == c::AVPixelFormat::AV_PIX_FMT_YUVJ420P as c_int;
+        // SAFETY: the table is static and has four numbers for every colour space.
+        let inverse = unsafe {
+            let table = c::sws_getCoefficients(color_space(f));
+            [*table, *table.add(1), *table.add(2), *table.add(3)]
+        };
+        Matrix::new(inverse, full_range)
     }
 
     /// Name of the pixel format.
@@ -485,14 +574,36 @@ impl Scaler {
         Ok(Self { conversion, ctx: ptr::null_mut(), key: None, rgb: Frame::new()? })
     }
 
-    /// Packed RGB of `frame` into `out`, `width * height * 3` bytes.
-    pub(crate) fn convert(&mut self, frame: &Frame, out: &mut [u8]) -> Result<(), DecodeError> {
-        self.set_up(frame)?;
-        let (from, to) = (frame.get(), self.rgb.get());
-        let row = from.width as usize * 3;
-        if out.len() != row * from.height as usize {
+    /// Packed RGB of `region` of `frame` into `out`, `width * height * 3` bytes; the region's left
+    /// edge is even.
+    pub(crate) fn convert(
+        &mut self,
+        frame: &Frame,
+        region: Rect,
+        out: &mut [u8],
+    ) -> Result<(), DecodeError> {
+        if !region.fits(frame.size()) || out.len() != region.size().area() * 3 {
             return Err(DecodeError::Damaged("a frame of another size".to_owned()));
         }
+        match frame.planes() {
+            Some(planes) if self.conversion == ColorConversion::Plain => {
+                yuv::to_rgb(&planes, region, &frame.matrix(), out);
+                Ok(())
+            }
+            _ => self.convert_by_ffmpeg(frame, region, out),
+        }
+    }
+
+    /// [`Scaler::convert`] by FFmpeg's converter, whatever the frame is.
+    pub(crate) fn convert_by_ffmpeg(
+        &mut self,
+        frame: &Frame,
+        region: Rect,
+        out: &mut [u8],
+    ) -> Result<(), DecodeError> {
+        self.set_up(frame)?;
+        let (from, to) = (frame.get(), self.rgb.get());
+        let row = region.width as usize * 3;
         // SAFETY: the context was made for this frame's format and size; the RGB frame has
         // `height` rows of `linesize` >= `row` bytes.
         unsafe {
@@ -506,7 +617,9 @@ impl Scaler {
                 to.linesize.as_ptr(),
             ))?;
             for (y, line) in out.chunks_exact_mut(row).enumerate() {
-                let start = to.data[0].offset(y as isize * to.linesize[0] as isize);
+                let y = (region.y as usize + y) as isize;
+                let start = to.data[0].offset(y * to.linesize[0] as isize);
+                let start = start.add(region.x as usize * 3);
                 line.copy_from_slice(std::slice::from_raw_parts(start, row));
             }
         }
@@ -590,11 +703,7 @@ impl Scaler {
                 c::AVColorRange::AVCOL_RANGE_MPEG => from = 0,
                 _ => {}
             }
-            let space = match f.colorspace as c_int {
-                n @ (1..=7 | 9 | 10) => n,
-                _ => 5,
-            };
-            let matrix = c::sws_getCoefficients(space);
+            let matrix = c::sws_getCoefficients(color_space(f));
             c::sws_setColorspaceDetails(self.ctx, matrix, from, table, to, light, contrast, colour);
         }
     }
@@ -604,6 +713,14 @@ impl Drop for Scaler {
     fn drop(&mut self) {
         // SAFETY: owned; null is accepted.
         unsafe { c::sws_freeContext(self.ctx) }
+    }
+}
+
+/// The frame's colour space as swscale numbers it; BT.601 where it names none.
+fn color_space(f: &c::AVFrame) -> c_int {
+    match f.colorspace as c_int {
+        n @ (1..=7 | 9 | 10) => n,
+        _ => 5,
     }
 }
 

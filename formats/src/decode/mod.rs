@@ -13,9 +13,11 @@ pub(crate) mod av;
 pub mod image;
 pub mod jpeg;
 #[cfg(feature = "video")]
-mod nal;
+pub(crate) mod nal;
 #[cfg(feature = "video")]
 pub mod video;
+#[cfg(feature = "video")]
+mod yuv;
 
 use tubelet_core::{Clip, MediaInfo, Size};
 
@@ -101,7 +103,7 @@ impl Decoder for MediaDecoder {
             return Err(DecodeError::MissingFrame { wanted, have: 1 });
         }
         match kind {
-            MediaKind::Jpeg => self.jpeg.decode(encoded, clip),
+            MediaKind::Jpeg => self.jpeg.decode(encoded, want.region, clip),
             _ => image::decode(encoded, clip),
         }
     }

@@ -3,34 +3,41 @@
 //!
 //! A scan of the packets (no decoding) gives the presentation times; sorted, they number the
 //! frames. Wanted frames are grouped by the key frame to start at; each group is decoded forward
-//! from there, and only wanted frames are converted. Where times are missing or repeat, where a
-//! key frame is no clean start, or where anything unexpected comes out, the stream is decoded from
-//! its beginning instead: slower, never wrong.
+//! from there up to the last packet a wanted frame needs, without the pictures that nothing is
+//! predicted from and nobody wants; only the wanted region of wanted frames is converted. Where
+//! times are missing or repeat, where a key frame is no clean start, or where anything unexpected
+//! comes out, the stream is decoded from its beginning instead: slower, never wrong.
 //!
 //! Rotation metadata in steps of 90 degrees is applied; mirroring is not. The packets of a clip are
 //! held in memory while it is decoded.
 
-use tubelet_core::{Clip, MediaInfo, Size};
+use tubelet_core::{Clip, MediaInfo, Rect, Size};
 
 use super::av::{Answer, Codec, Frame, Input, Packet};
-use super::{ColorConversion, av, check_size, nal};
+use super::nal::{self, Disposable};
+use super::{ColorConversion, av, check_size};
 use crate::error::DecodeError;
 use crate::record::FrameRequest;
 
 /// Frames a stream may be reordered by; no codec here allows more.
 const MAX_REORDER: usize = 32;
 
-/// Decodes videos; keeps its converter from call to call.
+/// Idle codecs that are kept for the next stream of the same set-up.
+const MAX_IDLE: usize = 4;
+
+/// Decodes videos; keeps its converter and some codecs with their frame buffers from call to call.
 pub struct VideoDecoder {
     conversion: ColorConversion,
     scaler: Option<av::Scaler>,
     turned: Vec<u8>,
+    /// Most recently used last.
+    idle: Vec<(av::CodecSetup, Codec)>,
 }
 
 impl VideoDecoder {
     /// A decoder.
     pub const fn new(conversion: ColorConversion) -> Self {
-        Self { conversion, scaler: None, turned: Vec::new() }
+        Self { conversion, scaler: None, turned: Vec::new(), idle: Vec::new() }
     }
 
     /// Media facts by a packet scan. Streams without usable times (AVI with MPEG-4 and the like)
@@ -58,6 +65,7 @@ impl VideoDecoder {
             codec: input.codec_name(),
             rotation,
             keyframes,
+            spacing: None,
         })
     }
 
@@ -73,24 +81,44 @@ impl VideoDecoder {
         want: &FrameRequest,
         clip: &mut Clip,
     ) -> Result<(), DecodeError> {
-        clip.reset(info.size, &want.frames);
+        clip.reset_region(info.size, region(info, want.region), &want.frames);
         let mut input = Input::open(encoded, false)?;
         let scan = Scan::new(&mut input);
-        let segments = scan.plan(&input, &want.frames);
-        let codec = || input.codec(scan.reorder_depth(&input));
-        if let Some(segments) = segments
-            && self.decode_segments(codec()?, &scan, &segments, info, clip)?
-        {
-            return Ok(());
+        if let Some(segments) = scan.plan(&input, &want.frames) {
+            let setup = input.codec_setup(scan.reorder_depth(&input));
+            let mut codec = self.codec(&input, &setup)?;
+            if self.decode_segments(&mut codec, &scan, &segments, info, clip)? {
+                self.keep(setup, codec);
+                return Ok(());
+            }
         }
         drop(scan);
         self.decode_all(encoded, info, &want.frames, clip)
     }
 
+    /// An idle codec of the same set-up, or a new one.
+    fn codec(&mut self, input: &Input<'_>, setup: &av::CodecSetup) -> Result<Codec, DecodeError> {
+        match self.idle.iter().position(|(known, _)| known == setup) {
+            Some(at) => Ok(self.idle.remove(at).1),
+            None => input.codec(setup.reorder),
+        }
+    }
+
+    /// Keeps a codec that did nothing unexpected.
+    fn keep(&mut self, setup: av::CodecSetup, codec: Codec) {
+        if !setup.is_complete() {
+            return;
+        }
+        if self.idle.len() == MAX_IDLE {
+            self.idle.remove(0);
+        }
+        self.idle.push((setup, codec));
+    }
+
     /// `false` when something unexpected came out.
     fn decode_segments(
         &mut self,
-        mut codec: Codec,
+        codec: &mut Codec,
         scan: &Scan,
         segments: &[Segment],
         info: &MediaInfo,
@@ -99,13 +127,14 @@ impl VideoDecoder {
         for segment in segments {
             let mut left = segment.wanted.len();
             codec.flush();
-            each_frame(&mut codec, &scan.packets[segment.start..], |frame| {
+            let packets = segment.packets.iter().map(|n| &scan.packets[*n]);
+            each_frame(codec, packets, |frame| {
                 let wanted = |pts: i64| segment.wanted.iter().find(|w| w.pts == pts);
                 let Some(wanted) = frame.pts().and_then(wanted) else { return Ok(true) };
                 if frame.is_damaged() {
                     return Ok(false);
                 }
-                self.store(frame, info, clip.nth_mut(wanted.slot))?;
+                self.store(frame, info, wanted.slot, clip)?;
                 left -= 1;
                 Ok(left > 0)
             })?;
@@ -128,7 +157,7 @@ impl VideoDecoder {
         let scan = Scan::new(&mut input);
         let mut codec = input.codec(None)?;
         let (mut count, mut done) = (0u32, vec![false; frames.len()]);
-        each_frame(&mut codec, &scan.packets, |frame| {
+        each_frame(&mut codec, scan.packets.iter(), |frame| {
             let index = scan.index_of(frame, count);
             count += 1;
             let slot = index.and_then(|i| frames.binary_search(&i).ok());
@@ -138,7 +167,7 @@ impl VideoDecoder {
                 if frame.is_damaged() {
                     return Err(DecodeError::Damaged(format!("frame {index} is damaged")));
                 }
-                self.store(frame, info, clip.nth_mut(slot))?;
+                self.store(frame, info, slot, clip)?;
                 done[slot] = true;
             }
             Ok(done.iter().any(|d| !d))
@@ -153,9 +182,10 @@ impl VideoDecoder {
         &mut self,
         frame: &Frame,
         info: &MediaInfo,
-        out: &mut [u8],
+        slot: usize,
+        clip: &mut Clip,
     ) -> Result<(), DecodeError> {
-        let size = frame.size();
+        let (size, region) = (frame.size(), clip.region());
         if rotated(size, info.rotation) != info.size {
             let promised = info.size;
             let what = format!("a frame of {size} where {promised} is promised");
@@ -165,11 +195,12 @@ impl VideoDecoder {
             Some(scaler) => scaler,
             none => none.insert(av::Scaler::new(self.conversion)?),
         };
+        let out = clip.nth_mut(slot);
         if info.rotation == 0 {
-            return scaler.convert(frame, out);
+            return scaler.convert(frame, region, out);
         }
         self.turned.resize(out.len(), 0);
-        scaler.convert(frame, &mut self.turned)?;
+        scaler.convert(frame, Rect::full(size), &mut self.turned)?;
         turn(&self.turned, size, info.rotation, out);
         Ok(())
     }
@@ -205,7 +236,7 @@ pub fn decode_native(
     let mut input = Input::open(encoded, true)?;
     let packets = input.packets();
     let mut index = 0;
-    each_frame(&mut input.codec(None)?, &packets, |frame| {
+    each_frame(&mut input.codec(None)?, packets.iter(), |frame| {
         let native = NativeFrame {
             index,
             pts: frame.pts(),
@@ -220,6 +251,37 @@ pub fn decode_native(
     })
 }
 
+/// What [`each_shown`] tells of a frame beside its pixels: the open container and, where times
+/// number the stream's frames, its time in the stream's time base.
+pub(crate) type Visit<'a> =
+    dyn FnMut(&Input<'_>, &Frame, Option<i64>) -> Result<(), DecodeError> + 'a;
+
+/// Decodes every frame of a video that is shown, in order; returns their number.
+///
+/// # Errors
+/// When the container cannot be opened, a frame is damaged or does not come out, or `visit` fails.
+pub(crate) fn each_shown(encoded: &[u8], visit: &mut Visit<'_>) -> Result<u32, DecodeError> {
+    let mut input = Input::open(encoded, true)?;
+    let scan = Scan::new(&mut input);
+    let (mut decoded, mut shown) = (0, 0);
+    each_frame(&mut input.codec(scan.reorder_depth(&input))?, scan.packets.iter(), |frame| {
+        let index = scan.index_of(frame, decoded);
+        decoded += 1;
+        let Some(index) = index else { return Ok(true) };
+        if index != shown || frame.is_damaged() {
+            let what = format!("frame {} is damaged or missing", shown.min(index));
+            return Err(DecodeError::Damaged(what));
+        }
+        shown += 1;
+        visit(&input, frame, frame.pts().filter(|_| scan.times.is_some()))?;
+        Ok(true)
+    })?;
+    match scan.times.as_ref().map(|t| t.len() as u32) {
+        Some(have) if shown < have => Err(DecodeError::MissingFrame { wanted: shown, have: shown }),
+        _ => Ok(shown),
+    }
+}
+
 /// A wanted frame: its time, and its place in the clip.
 struct Wanted {
     pts: i64,
@@ -230,6 +292,8 @@ struct Wanted {
 struct Segment {
     start: usize,
     wanted: Vec<Wanted>,
+    /// The packets that takes, in decode order.
+    packets: Vec<usize>,
 }
 
 /// The packets of a stream and, where they number the frames, their sorted times.
@@ -269,10 +333,44 @@ impl Scan {
             let start = starts.iter().rev().find(|(_, key)| *key <= pts)?.0;
             match segments.last_mut() {
                 Some(last) if last.start == start => last.wanted.push(Wanted { pts, slot }),
-                _ => segments.push(Segment { start, wanted: vec![Wanted { pts, slot }] }),
+                _ => segments.push(Segment {
+                    start,
+                    wanted: vec![Wanted { pts, slot }],
+                    packets: Vec::new(),
+                }),
             }
         }
+        let disposable = self.disposable(input);
+        for segment in &mut segments {
+            segment.packets = self.needed(segment, disposable);
+        }
         Some(segments)
+    }
+
+    fn disposable(&self, input: &Input<'_>) -> Disposable {
+        let packets = self.packets.iter().map(Packet::data);
+        Disposable::new(&input.codec_name(), input.extradata(), packets)
+    }
+
+    /// From the start to the last packet with a wanted frame, without the others that nothing
+    /// needs: whatever a picture is predicted from comes before it.
+    fn needed(&self, segment: &Segment, disposable: Disposable) -> Vec<usize> {
+        let is_wanted = |p: &Packet| {
+            p.pts().is_some_and(|pts| segment.wanted.binary_search_by_key(&pts, |w| w.pts).is_ok())
+        };
+        let mut left = segment.wanted.len();
+        let mut needed = Vec::new();
+        for (n, packet) in self.packets.iter().enumerate().skip(segment.start) {
+            let wanted = is_wanted(packet);
+            if wanted || !disposable.is(packet.data()) {
+                needed.push(n);
+            }
+            left -= usize::from(wanted && !packet.is_hidden());
+            if left == 0 {
+                break;
+            }
+        }
+        needed
     }
 
     /// Packets decoding can start at, with their times, both ascending.
@@ -311,13 +409,13 @@ impl Scan {
 }
 
 /// Sends packets and visits frames in presentation order until `visit` says `false`.
-fn each_frame(
+fn each_frame<'a>(
     codec: &mut Codec,
-    packets: &[Packet],
+    packets: impl Iterator<Item = &'a Packet>,
     mut visit: impl FnMut(&Frame) -> Result<bool, DecodeError>,
 ) -> Result<(), DecodeError> {
     let mut frame = Frame::new()?;
-    for packet in packets.iter().map(Some).chain([None]) {
+    for packet in packets.map(Some).chain([None]) {
         codec.send(packet);
         loop {
             match codec.receive(&mut frame) {
@@ -333,7 +431,7 @@ fn each_frame(
 
 fn count_frames(input: &Input<'_>, scan: &Scan) -> Result<(u32, Vec<u32>), DecodeError> {
     let (mut frames, mut keys) = (0, Vec::new());
-    each_frame(&mut input.codec(None)?, &scan.packets, |frame| {
+    each_frame(&mut input.codec(None)?, scan.packets.iter(), |frame| {
         if frame.is_key() {
             keys.push(frames);
         }
@@ -351,6 +449,18 @@ fn frame_rate(input: &Input<'_>, scan: &Scan) -> f64 {
             if span > 0.0 { (times.len() - 1) as f64 / span } else { 0.0 }
         }
         _ => told,
+    }
+}
+
+/// What is converted for a wanted region: it with an even left edge, because two columns share
+/// their chroma; everything where frames are turned.
+fn region(info: &MediaInfo, wanted: Option<Rect>) -> Rect {
+    match wanted {
+        Some(r) if info.rotation == 0 && r.fits(info.size) => {
+            let x = r.x & !1;
+            Rect { x, width: r.width + r.x - x, ..r }
+        }
+        _ => Rect::full(info.size),
     }
 }
 

@@ -274,6 +274,12 @@ impl Shard {
     }
 }
 
+/// Whether this is a Parquet file and no manifest.
+pub(crate) fn is_shard(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "parquet")
+        && path.file_name().is_some_and(|n| n != crate::convert::MANIFEST_TABLE)
+}
+
 /// The shards of `split`: see [`ParquetReader::open`].
 pub(crate) fn shard_files(folder: &Path, split: &str) -> Result<Vec<PathBuf>, FormatError> {
     let io = |e: std::io::Error| FormatError::new(folder, e);
@@ -281,7 +287,7 @@ pub(crate) fn shard_files(folder: &Path, split: &str) -> Result<Vec<PathBuf>, Fo
         let mut files = Vec::new();
         for entry in std::fs::read_dir(folder)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|e| e == "parquet") {
+            if is_shard(&path) {
                 files.push(path);
             }
         }

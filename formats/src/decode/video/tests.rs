@@ -42,7 +42,34 @@ fn linear(bytes: &[u8], info: &MediaInfo) -> Vec<u64> {
     (0..all.len()).map(|n| xxh3_64(clip.nth(n))).collect()
 }
 
-/// Random subsets equal the linear decode.
+/// A random region equals that part of the whole frames in `clip`.
+fn check_region(
+    name: &str,
+    decoder: &mut VideoDecoder,
+    bytes: &[u8],
+    info: &MediaInfo,
+    clip: &Clip,
+    rng: &mut SampleRng,
+) {
+    let (x, y) = (rng.below(info.size.width), rng.below(info.size.height));
+    let width = 1 + rng.below(info.size.width - x);
+    let region = Rect { x, y, width, height: 1 + rng.below(info.size.height - y) };
+    let want = FrameRequest { frames: clip.indices().to_vec(), region: Some(region) };
+    let mut part = Clip::new();
+    decoder.decode(bytes, info, &want, &mut part).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let held = part.region();
+    assert!(held.holds(region), "{name}: {held:?}");
+    for n in 0..want.frames.len() {
+        for row in 0..held.height {
+            let bytes = held.width as usize * 3;
+            let start = ((held.y + row) * info.size.width + held.x) as usize * 3;
+            let got = &part.nth(n)[row as usize * bytes..][..bytes];
+            assert_eq!(got, &clip.nth(n)[start..start + bytes], "{name}: {region:?}, row {row}");
+        }
+    }
+}
+
+/// Random subsets equal the linear decode, and regions the whole frames.
 fn check(name: &str, bytes: &[u8], subsets: u32) -> MediaInfo {
     let mut decoder = VideoDecoder::new(ColorConversion::Plain);
     let info = decoder.probe(bytes).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -58,6 +85,7 @@ fn check(name: &str, bytes: &[u8], subsets: u32) -> MediaInfo {
         for (n, frame) in frames.iter().enumerate() {
             assert_eq!(xxh3_64(clip.nth(n)), whole[*frame as usize], "{name} frame {frame}");
         }
+        check_region(name, &mut decoder, bytes, &info, &clip, &mut rng);
     }
     info
 }
@@ -216,5 +244,41 @@ fn reference_checksums() {
                 assert_eq!(rows[&frame.to_string()][key], sha(clip.nth(n)), "{name} {frame} {key}");
             }
         }
+    }
+}
+
+/// Our conversion of 4:2:0 frames gives the bytes of FFmpeg's default converter (its x86 form, which
+/// the golden frames are of too).
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn conversion_equals_ffmpegs() {
+    // Space 1 is BT.709, 5 and 6 BT.601; range 2 is full. 44 columns are not a multiple of 16.
+    for (space, range) in [("bt709", "tv"), ("smpte170m", "tv"), ("bt470bg", "pc")] {
+        let extra = [("colorspace", space), ("color_range", range)];
+        let mut options = options("libx264", "mp4", 0, &extra);
+        options.size = Size::new(44, 36);
+        options.crf = Some(1);
+        let noise = |t: u32| -> Vec<u8> {
+            let mut rng = SampleRng::new(u64::from(t), 0, 0, 0, tubelet_core::Draw::Frames);
+            (0..options.size.area() * 3).map(|_| rng.next_u32() as u8).collect()
+        };
+        let frames: Vec<Vec<u8>> = (0..3).map(noise).collect();
+        let bytes = encode_video(frames.iter().map(Vec::as_slice), &options).unwrap();
+        let mut input = Input::open(&bytes, true).unwrap();
+        let packets = input.packets();
+        let mut scaler = av::Scaler::new(ColorConversion::Plain).unwrap();
+        let mut seen = 0;
+        each_frame(&mut input.codec(None).unwrap(), packets.iter(), |frame| {
+            let full = Rect::full(frame.size());
+            let mut ours = vec![0; frame.size().area() * 3];
+            let mut theirs = ours.clone();
+            scaler.convert(frame, full, &mut ours)?;
+            scaler.convert_by_ffmpeg(frame, full, &mut theirs)?;
+            assert_eq!(ours, theirs, "{space}, {range}");
+            seen += 1;
+            Ok(true)
+        })
+        .unwrap();
+        assert_eq!(seen, 3);
     }
 }

@@ -1,0 +1,176 @@
+//! Views, colours and erasing in plans.
+
+use tubelet_core::{BatchRef, Heap, HostMemory, SampleId};
+
+use super::*;
+use crate::builtin;
+use crate::recipe::Stage;
+
+fn recipe(name: &str, stage: Stage, set: &[&str]) -> Recipe {
+    let set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
+    let file = builtin::recipe(name, &set).unwrap_or_else(|e| panic!("{e}"));
+    file.stage(stage).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn key(sample: u64) -> SampleKey {
+    SampleKey { seed: 5, epoch: 1, sample: SampleId(sample), repeat: 0 }
+}
+
+fn photo() -> MediaInfo {
+    MediaInfo::picture(Size::new(120, 90), "mjpeg")
+}
+
+/// BEiT's pair: one region, mirrored alike, two sizes.
+const TOKENIZER: &str = r#"pretrain.views=[{resize="lanczos", size=32, normalise="dalle"}]"#;
+/// iBOT's crops.
+const MULTI_CROP: &str = r#"pretrain.views=[
+  {resize="bicubic", flip=0.5, mask=true,
+   crop={rule="random-resized", size=64, scale=[0.25, 1.0]},
+   augment={color_jitter={brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, probability=0.8},
+            grayscale=0.2, blur={probability=0.1}, solarize={probability=0.2}}},
+  {resize="bicubic", flip=0.5, count=6,
+   crop={rule="random-resized", size=32, scale=[0.05, 0.25]}, augment={blur={probability=0.5}}}]"#;
+
+#[test]
+fn a_view_of_the_first_region_copies_its_draws() {
+    let recipe = recipe("mae-tiny", Stage::Pretrain, &[TOKENIZER]);
+    for sample in 0..20 {
+        let plan = recipe.plan(key(sample), &photo()).expect("has a frame");
+        let [first, second] = &plan.views[..] else { panic!("{} views", plan.views.len()) };
+        assert_eq!((first.geometry, first.flip), (second.geometry, second.flip));
+        assert_eq!((second.out, second.resize), (Size::square(32), Resize::Lanczos));
+        assert!(second.mask.is_none());
+    }
+}
+
+#[test]
+fn views_with_regions_of_their_own_differ() {
+    let recipe = recipe("mae-tiny", Stage::Pretrain, &[MULTI_CROP]);
+    let plan = recipe.plan(key(3), &photo()).expect("has a frame");
+    assert_eq!(plan.views.len(), 8);
+    let mut regions: Vec<String> = plan.views.iter().map(|v| format!("{:?}", v.geometry)).collect();
+    regions.sort();
+    regions.dedup();
+    assert_eq!(regions.len(), 8);
+    assert_ne!(plan.views[0].mask, plan.views[1].mask);
+    assert!(plan.views[1].mask.is_some() && plan.views[2].mask.is_none());
+}
+
+/// A view more changes nothing in the others.
+#[test]
+fn further_views_do_not_move_the_first() {
+    let plain = recipe("mae-tiny", Stage::Pretrain, &[]);
+    let more = recipe("mae-tiny", Stage::Pretrain, &[MULTI_CROP]);
+    for sample in 0..20 {
+        let plans = [&plain, &more].map(|r| r.plan(key(sample), &photo()).expect("has a frame"));
+        assert_eq!(plans[0].views[0], plans[1].views[0]);
+    }
+}
+
+/// Same key, same bytes; another sample's plan or a buffer's past changes nothing.
+#[test]
+fn rendering_is_a_function_of_the_key() {
+    let set = [
+        MULTI_CROP,
+        r#"pretrain.augment={randaugment="rand-m9-n4-mstd0.5-inc1", blur={probability=1.0}}"#,
+    ];
+    for place in ["source", "cropped"] {
+        let place = format!("pretrain.augment.place=\"{place}\"");
+        let recipe = recipe("mae-tiny", Stage::Pretrain, &[set[0], set[1], &place]);
+        let mut scratch = Scratch::default();
+        let once = render(&recipe, 7, &mut Scratch::default());
+        let other = render(&recipe, 8, &mut scratch);
+        assert_eq!(once, render(&recipe, 7, &mut scratch));
+        assert_ne!(once, other);
+    }
+}
+
+/// All bytes of one row.
+fn render(recipe: &Recipe, sample: u64, scratch: &mut Scratch) -> Vec<u8> {
+    let mut clip = Clip::new();
+    clip.reset(photo().size, &[0]);
+    for (i, byte) in clip.nth_mut(0).iter_mut().enumerate() {
+        *byte = (i * i / 7 % 251) as u8;
+    }
+    let layout = recipe.layout_of(0, 1);
+    let memory = Heap.allocate(layout.bytes).expect("small");
+    // SAFETY: the buffer has the layout's bytes, the layout one row, and nothing else refers to it.
+    let mut row = unsafe { RowMut::from_raw(&layout, memory.as_ptr(), 0) };
+    let plan = recipe.plan(key(sample), &photo()).expect("has a frame");
+    recipe.render(&plan, &clip, scratch, &mut row).expect("has the frame");
+    let batch = BatchRef::new(&layout, memory.as_slice(), 1);
+    (0..layout.views.len()).flat_map(|view| batch.pixels(view).to_vec()).collect()
+}
+
+#[test]
+fn clips_have_one_policy_on_the_whole_frame_and_pictures_on_the_crop() {
+    let clips = recipe("videomae-vit-b-k400", Stage::Finetune, &[]);
+    let info =
+        MediaInfo { frames: 300, fps: 30.0, ..MediaInfo::picture(Size::new(340, 256), "h264") };
+    let colors: Vec<ColorPlan> = (0..40)
+        .filter_map(|s| clips.plan(key(s), &info).expect("has frames").views.remove(0).colors)
+        .collect();
+    assert!(colors.len() > 20, "{}", colors.len());
+    assert!(colors.iter().all(|c| c.place == Place::Source && c.canvas.fill == [128; 3]));
+    let photos = recipe("mae-vit-b", Stage::Finetune, &[]);
+    let colors = (0..40)
+        .filter_map(|s| photos.plan(key(s), &photo()).expect("has a frame").views.remove(0).colors);
+    assert!(
+        colors.into_iter().all(|c| c.place == Place::Cropped && c.canvas.fill == [124, 116, 104])
+    );
+}
+
+/// What the decoder may leave out: nothing where colours look at the whole frame.
+#[test]
+fn colours_of_the_whole_frame_need_all_of_it() {
+    let region = |place: &str| {
+        let set = format!("pretrain.augment={{blur={{probability=1.0}}, place=\"{place}\"}}");
+        let recipe = recipe("mae-tiny", Stage::Pretrain, &[&set]);
+        union_of_regions(&[recipe.plan(key(3), &photo()).expect("has a frame")])
+    };
+    assert!(region("cropped").is_some());
+    assert_eq!(region("source"), None);
+}
+
+/// Streams of different purposes are independent: the correlation of any two stays within four
+/// standard errors, 1/√n.
+#[test]
+fn purposes_are_independent() {
+    let set = r#"pretrain.augment={blur={probability=1.0}}"#;
+    let recipe = recipe("mae-tiny", Stage::Pretrain, &[set, MULTI_CROP]);
+    let samples = 10_000;
+    let mut columns: Vec<Vec<f64>> = vec![Vec::new(); 6];
+    for sample in 0..samples {
+        let plan = recipe.plan(key(sample), &photo()).expect("has a frame");
+        let width = |n: usize| match plan.views[n].geometry {
+            Geometry::CropThenResize { region } => f64::from(region.width),
+            Geometry::ResizeThenCrop { .. } => f64::NAN,
+        };
+        let blur = match plan.views[0].colors.as_ref().map(|c| c.ops[0]) {
+            Some(ColorOp::GaussianBlur(sigma)) => sigma,
+            other => panic!("{other:?}"),
+        };
+        let hidden = |n: usize| {
+            let mask = plan.views[n].mask.as_ref().expect("masked");
+            f64::from(u8::from(mask.as_slice()[9]))
+        };
+        let flip = f64::from(u8::from(plan.views[0].flip));
+        let values = [width(0), width(1), flip, blur, hidden(0), hidden(1)];
+        columns.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
+    }
+    for a in 0..columns.len() {
+        for b in 0..a {
+            let r = correlation(&columns[a], &columns[b]);
+            assert!(r.abs() < 4.0 / (samples as f64).sqrt(), "{a} {b}: {r}");
+        }
+    }
+}
+
+fn correlation(a: &[f64], b: &[f64]) -> f64 {
+    let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
+    let (ma, mb) = (mean(a), mean(b));
+    let product = |x: &[f64], mx: f64, y: &[f64], my: f64| {
+        x.iter().zip(y).map(|(x, y)| (x - mx) * (y - my)).sum::<f64>()
+    };
+    product(a, ma, b, mb) / (product(a, ma, a, ma) * product(b, mb, b, mb)).sqrt()
+}

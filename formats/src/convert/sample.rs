@@ -1,0 +1,160 @@
+//! One source to one payload.
+
+use tubelet_core::MediaInfo;
+#[cfg(feature = "video")]
+use tubelet_core::Spacing;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::records::{Outcome, Settings};
+use super::{Images, Videos};
+use crate::decode::{decoder, sniff};
+use crate::record::{Decoder, MediaKind, Record, ShardReader};
+#[cfg(feature = "video")]
+use crate::transcode::{GOP, VideoSettings, train_video};
+use crate::transcode::{Transcoded, train_picture};
+
+/// What is stored of a sample.
+pub(super) struct Payload {
+    pub(super) bytes: Vec<u8>,
+    pub(super) info: MediaInfo,
+    /// Extension of a file of these bytes.
+    pub(super) extension: String,
+    /// Squared error and number of values, where measured.
+    pub(super) error: Option<(f64, u64)>,
+    /// What was lost beside pixels.
+    pub(super) note: Option<String>,
+}
+
+/// What became of a source.
+pub(super) struct Prepared {
+    /// Its size and hash.
+    pub(super) source: (u64, String),
+    pub(super) result: Result<Payload, (Outcome, String)>,
+}
+
+/// Makes payloads; one a thread.
+pub(super) struct Maker<'a> {
+    reader: &'a dyn ShardReader,
+    settings: &'a Settings,
+    decoder: Box<dyn Decoder>,
+    buf: Vec<u8>,
+}
+
+impl<'a> Maker<'a> {
+    pub(super) fn new(reader: &'a dyn ShardReader, settings: &'a Settings) -> Self {
+        Self { reader, settings, decoder: decoder(), buf: Vec::new() }
+    }
+
+    /// Reads, checks and re-encodes one sample.
+    pub(super) fn make(&mut self, record: &Record, measure: bool) -> Prepared {
+        let mut buf = std::mem::take(&mut self.buf);
+        let prepared = match self.reader.read(record, &mut buf) {
+            Ok(bytes) => Prepared {
+                source: (bytes.len() as u64, format!("{:016x}", xxh3_64(bytes))),
+                result: self.payload(record, bytes, measure),
+            },
+            Err(error) => Prepared {
+                source: (0, String::new()),
+                result: Err((Outcome::Broken, error.kind.to_string())),
+            },
+        };
+        self.buf = buf;
+        prepared
+    }
+
+    fn payload(
+        &mut self,
+        record: &Record,
+        bytes: &[u8],
+        measure: bool,
+    ) -> Result<Payload, (Outcome, String)> {
+        let broken = |what: String| (Outcome::Broken, what);
+        let info = self.facts(record, bytes).map_err(broken)?;
+        if let Some(why) = self.unwanted(&info) {
+            return Err((Outcome::Filtered, why));
+        }
+        let done = self.transcode(bytes, measure).map_err(broken)?;
+        let Some(new) = done.bytes else {
+            let extension = extension(&record.name, bytes);
+            let bytes = bytes.to_vec();
+            return Ok(Payload { bytes, info, extension, error: done.error, note: done.note });
+        };
+        let mut after = self.decoder.probe(&new).map_err(|e| broken(e.to_string()))?;
+        if after.frames != info.frames {
+            let what = format!("{} of {} frames were re-encoded", after.frames, info.frames);
+            return Err(broken(what));
+        }
+        self.mark(&mut after);
+        let extension = if self.is_video() { "mp4" } else { "jpg" }.to_owned();
+        Ok(Payload { bytes: new, info: after, extension, error: done.error, note: done.note })
+    }
+
+    /// The media facts of a sample, scanned from its bytes whatever an index says.
+    fn facts(&mut self, record: &Record, bytes: &[u8]) -> Result<MediaInfo, String> {
+        let mut info = self.decoder.probe(bytes).map_err(|e| e.to_string())?;
+        let video = sniff(bytes) == Some(MediaKind::Video);
+        if video != self.is_video() {
+            let what = if video { "a video among pictures" } else { "a picture among videos" };
+            return Err(format!("{} is {what}", record.name));
+        }
+        info.spacing = record.info.as_ref().and_then(|known| known.spacing);
+        Ok(info)
+    }
+
+    fn is_video(&self) -> bool {
+        self.settings.kind == MediaKind::Video
+    }
+
+    /// Why the filter leaves a sample out.
+    fn unwanted(&self, info: &MediaInfo) -> Option<String> {
+        let filter = &self.settings.filter;
+        if self.is_video() && info.frames < filter.min_frames {
+            return Some(format!("{} frames, fewer than {}", info.frames, filter.min_frames));
+        }
+        let side = info.size.short_side();
+        (side < filter.min_side).then(|| format!("{side} pixels, fewer than {}", filter.min_side))
+    }
+
+    fn transcode(&mut self, bytes: &[u8], measure: bool) -> Result<Transcoded, String> {
+        let kept = Transcoded { bytes: None, error: None, note: None };
+        match (self.is_video(), &self.settings.images, &self.settings.video) {
+            (false, Images::Train(settings), _) => {
+                train_picture(bytes, self.decoder.as_mut(), settings, measure)
+                    .map_err(|e| e.to_string())
+            }
+            #[cfg(feature = "video")]
+            (true, _, Videos::Train(settings)) => {
+                train_video(bytes, settings, measure).map_err(|e| e.to_string())
+            }
+            _ => Ok(kept),
+        }
+    }
+
+    /// Adds to the facts what the encoder was told.
+    fn mark(&self, info: &mut MediaInfo) {
+        #[cfg(feature = "video")]
+        if let (true, Videos::Train(VideoSettings { stride, .. })) =
+            (self.is_video(), self.settings.video)
+        {
+            info.spacing = Some(Spacing { stride, gop: GOP });
+        }
+        #[cfg(not(feature = "video"))]
+        let _ = info;
+    }
+}
+
+/// The extension of `name` where it fits the bytes, else the usual one of their kind.
+fn extension(name: &str, bytes: &[u8]) -> String {
+    let path = std::path::Path::new(name);
+    let kind = sniff(bytes);
+    let own = path.extension().map(|e| e.to_string_lossy().to_lowercase());
+    match own {
+        Some(own) if crate::dataset::kind_by_name(path) == kind => own,
+        _ => match kind {
+            Some(MediaKind::Video) => "mp4",
+            Some(MediaKind::Image) => "png",
+            Some(MediaKind::Jpeg) | None => "jpg",
+        }
+        .to_owned(),
+    }
+}

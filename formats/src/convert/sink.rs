@@ -1,0 +1,195 @@
+//! Where payloads go: a Parquet file, a tar file, or files of their own.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow_schema::Schema;
+use parquet::arrow::ArrowWriter;
+use serde_json::json;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::records::{JobRecord, write_atomically};
+use super::sample::Payload;
+use super::{Format, table};
+use crate::error::{FormatError, FormatErrorKind};
+use crate::facts::parquet_error;
+use crate::record::Record;
+
+/// Bytes of payload in memory before a row group is written.
+const GROUP_BYTES: usize = 32 << 20;
+/// File of a folder that names its classes in label order.
+pub const CLASSES: &str = "classes.txt";
+
+/// A shard being written.
+pub(super) enum Sink {
+    Parquet { path: PathBuf, schema: Arc<Schema>, writer: Box<ArrowWriter<HashingFile>> },
+    Tar { path: PathBuf, writer: Box<tar::Builder<HashingFile>>, classes: Vec<String> },
+    Folder { out: PathBuf, split: String, classes: Vec<String> },
+}
+
+impl Sink {
+    /// A shard of `job` at `path`; plain files go into folders of `out`.
+    pub(super) fn create(path: &Path, out: &Path, job: &JobRecord) -> Result<Self, FormatError> {
+        let (settings, classes) = (&job.settings, job.classes.clone());
+        let path = path.to_owned();
+        Ok(match settings.format {
+            Format::Parquet => {
+                let schema = Arc::new(table::schema(settings.kind, &classes));
+                let file = HashingFile::create(&path)?;
+                let properties = Some(table::properties(settings.kind));
+                let writer = ArrowWriter::try_new(file, Arc::clone(&schema), properties)
+                    .map_err(|e| parquet_error(&path, &e))?;
+                Self::Parquet { path, schema, writer: Box::new(writer) }
+            }
+            Format::Webdataset => {
+                let mut writer = tar::Builder::new(HashingFile::create(&path)?);
+                writer.mode(tar::HeaderMode::Deterministic);
+                Self::Tar { path, writer: Box::new(writer), classes }
+            }
+            Format::Folder => {
+                let classes = folder_names(&classes, out)?;
+                let text: String = classes.iter().map(|c| format!("{c}\n")).collect();
+                if !classes.is_empty() {
+                    write_atomically(&out.join(CLASSES), text.as_bytes())?;
+                }
+                Self::Folder { out: out.to_owned(), split: settings.split.clone(), classes }
+            }
+        })
+    }
+
+    /// Adds a sample; returns its own file, relative to the output, where it has one.
+    pub(super) fn write(
+        &mut self,
+        sample: &Record,
+        payload: &Payload,
+        hash: &str,
+    ) -> Result<Option<String>, FormatError> {
+        match self {
+            Self::Parquet { path, schema, writer } => {
+                let failed = |e: &dyn std::fmt::Display| parquet_error(path, e);
+                let row = table::row(schema, sample, payload, hash).map_err(|e| failed(&e))?;
+                writer.write(&row).map_err(|e| failed(&e))?;
+                if writer.in_progress_size() >= GROUP_BYTES {
+                    writer.flush().map_err(|e| failed(&e))?;
+                }
+                Ok(None)
+            }
+            Self::Tar { path, writer, classes } => {
+                let facts = facts(sample, payload, hash, classes);
+                let key = format!("{:09}", sample.id.0);
+                let mut add = |extension: &str, bytes: &[u8]| {
+                    add_member(writer, &format!("{key}.{extension}"), bytes)
+                        .map_err(|e| FormatError::new(&*path, e))
+                };
+                add(&payload.extension, &payload.bytes)?;
+                if let Some(label) = sample.label {
+                    add("cls", label.to_string().as_bytes())?;
+                }
+                add("json", facts.as_bytes())?;
+                Ok(None)
+            }
+            Self::Folder { out, split, classes } => {
+                let class = sample.label.and_then(|l| classes.get(l as usize));
+                let class = class.map_or("unlabelled", String::as_str);
+                let stem = Path::new(&sample.name).file_stem().unwrap_or_default();
+                let stem = plain(&stem.to_string_lossy());
+                let name = format!("{:09}-{stem}.{}", sample.id.0, payload.extension);
+                let file = format!("{split}/{class}/{name}");
+                let path = out.join(&file);
+                let folder = path.parent().unwrap_or(out);
+                std::fs::create_dir_all(folder).map_err(|e| FormatError::new(folder, e))?;
+                write_atomically(&path, &payload.bytes)?;
+                Ok(Some(file))
+            }
+        }
+    }
+
+    /// Makes sure that everything is on disk; returns size and hash of the file.
+    pub(super) fn finish(self) -> Result<(u64, String), FormatError> {
+        match self {
+            Self::Parquet { path, writer, .. } => {
+                writer.into_inner().map_err(|e| parquet_error(&path, &e))?.finish()
+            }
+            Self::Tar { path, writer, .. } => {
+                writer.into_inner().map_err(|e| FormatError::new(&path, e))?.finish()
+            }
+            Self::Folder { .. } => Ok((0, String::new())),
+        }
+    }
+}
+
+/// The facts that travel with a sample of a tar file.
+fn facts(sample: &Record, payload: &Payload, hash: &str, classes: &[String]) -> String {
+    let class = sample.label.and_then(|l| classes.get(l as usize));
+    json!({
+        "name": sample.name, "label": sample.label, "class": class, "xxh3": hash,
+        "info": payload.info,
+    })
+    .to_string()
+}
+
+fn add_member(
+    writer: &mut tar::Builder<HashingFile>,
+    name: &str,
+    bytes: &[u8],
+) -> std::io::Result<()> {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(bytes.len() as u64);
+    header.set_mode(0o644);
+    writer.append_data(&mut header, name, bytes)
+}
+
+/// Class names as folder names.
+fn folder_names(classes: &[String], out: &Path) -> Result<Vec<String>, FormatError> {
+    let names: Vec<String> = classes.iter().map(|c| plain(c)).collect();
+    let mut sorted = names.clone();
+    sorted.sort_unstable();
+    if let Some(twice) = sorted.windows(2).find(|w| w[0] == w[1]) {
+        let what = format!("two classes would share the folder `{}`: use another format", twice[0]);
+        return Err(FormatError::new(out, FormatErrorKind::Layout(what)));
+    }
+    Ok(names)
+}
+
+/// `name` without what a file name must not have.
+fn plain(name: &str) -> String {
+    let forbidden = |c: char| matches!(c, '/' | '\\' | ':' | '\n' | '\r' | '\0');
+    let name: String = name.chars().map(|c| if forbidden(c) { '_' } else { c }).collect();
+    if name.starts_with('.') || name.is_empty() { format!("_{name}") } else { name }
+}
+
+/// A file that hashes what is written to it.
+pub(super) struct HashingFile {
+    path: PathBuf,
+    file: std::io::BufWriter<std::fs::File>,
+    hash: Xxh3,
+    bytes: u64,
+}
+
+impl HashingFile {
+    fn create(path: &Path) -> Result<Self, FormatError> {
+        let file = std::fs::File::create(path).map_err(|e| FormatError::new(path, e))?;
+        let file = std::io::BufWriter::new(file);
+        Ok(Self { path: path.to_owned(), file, hash: Xxh3::new(), bytes: 0 })
+    }
+
+    fn finish(mut self) -> Result<(u64, String), FormatError> {
+        let synced = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
+        synced.map_err(|e| FormatError::new(&self.path, e))?;
+        Ok((self.bytes, format!("{:016x}", self.hash.digest())))
+    }
+}
+
+impl Write for HashingFile {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}

@@ -1,0 +1,486 @@
+//! JPEG to RGB, bit for bit as Pillow's `Image.open(...).convert("RGB")`: accurate integer IDCT,
+//! smooth chroma upsampling, CMYK and YCCK by Adobe's inverted convention.
+//!
+//! The EXIF orientation is **not** applied, because the published image pipelines
+//! (torchvision's `ImageFolder` with Pillow) do not apply it.
+//!
+//! A file that ends early is an error. Files that libjpeg merely warns about (stray bytes before
+//! a marker, a damaged segment it can resynchronise after) are decoded, as Pillow does.
+
+use tubelet_core::{Clip, MediaInfo, Rect};
+
+use super::check_size;
+use crate::error::DecodeError;
+
+pub use backend::JpegDecoder;
+
+#[cfg(feature = "turbojpeg")]
+mod slice;
+#[cfg(feature = "turbojpeg")]
+mod turbo;
+
+#[cfg(feature = "turbojpeg")]
+mod backend {
+    use tubelet_core::Size;
+
+    use super::slice;
+    use super::turbo::{Complaint, Header, Pixels, Turbo};
+    use super::*;
+
+    /// Scans after which a progressive file is taken for an attack.
+    const MAX_SCANS: u32 = 500;
+    /// Columns beside a region that smooth chroma upsampling looks at.
+    const MARGIN: u32 = 2;
+
+    /// Decodes JPEG files; keeps its decompressor and buffers from call to call.
+    #[derive(Default)]
+    pub struct JpegDecoder {
+        turbo: Option<Turbo>,
+        cmyk: Vec<u8>,
+        slice: Vec<u8>,
+    }
+
+    impl JpegDecoder {
+        /// A decoder; libjpeg-turbo is set up at the first call.
+        pub const fn new() -> Self {
+            Self { turbo: None, cmyk: Vec::new(), slice: Vec::new() }
+        }
+
+        /// Media facts from the header.
+        ///
+        /// # Errors
+        /// When the header is damaged.
+        pub fn probe(&mut self, encoded: &[u8]) -> Result<MediaInfo, DecodeError> {
+            let (_, size) = self.header(encoded)?;
+            Ok(MediaInfo::picture(size, "mjpeg"))
+        }
+
+        /// Decodes the picture into `clip` as its only frame: at least `region`, or all of it. The
+        /// pixels are those of a whole decode; damage below the region is not noticed.
+        ///
+        /// # Errors
+        /// When the bytes are damaged or end early.
+        pub fn decode(
+            &mut self,
+            encoded: &[u8],
+            region: Option<Rect>,
+            clip: &mut Clip,
+        ) -> Result<(), DecodeError> {
+            if !encoded.ends_with(&[0xff, 0xd9]) && !super::has_end(encoded) {
+                return Err(truncated());
+            }
+            let (header, size) = self.header(encoded)?;
+            let full = Rect::full(size);
+            let region = region.filter(|r| r.fits(size) && r.width > 0 && r.height > 0);
+            match (region, header.unit) {
+                (Some(wanted), Some(unit)) if wanted != full && !header.is_cmyk => {
+                    let region = widened(wanted, unit[0], size);
+                    clip.reset_region(size, region, &[0]);
+                    self.decode_region(encoded, &header, region, clip.nth_mut(0))
+                }
+                _ => {
+                    clip.reset(size, &[0]);
+                    self.decode_whole(encoded, &header, clip.nth_mut(0))
+                }
+            }
+        }
+
+        fn decode_whole(
+            &mut self,
+            encoded: &[u8],
+            header: &Header,
+            out: &mut [u8],
+        ) -> Result<(), DecodeError> {
+            if !header.is_cmyk {
+                return self.pixels(encoded, header, None, Pixels::Rgb, out);
+            }
+            let mut cmyk = std::mem::take(&mut self.cmyk);
+            cmyk.resize(header.width * header.height * Pixels::Cmyk.bytes(), 0);
+            let done = self.pixels(encoded, header, None, Pixels::Cmyk, &mut cmyk);
+            super::cmyk_to_rgb(&cmyk, out);
+            self.cmyk = cmyk;
+            done
+        }
+
+        fn decode_region(
+            &mut self,
+            encoded: &[u8],
+            header: &Header,
+            region: Rect,
+            out: &mut [u8],
+        ) -> Result<(), DecodeError> {
+            let mut shorter = std::mem::take(&mut self.slice);
+            let (from, to) = (region.y as usize, (region.y + region.height) as usize);
+            let done = match slice::rows(encoded, from, to, &mut shorter) {
+                Some(cut) => {
+                    let inside = Rect { y: region.y - cut.top as u32, ..region };
+                    let read = self.header(&shorter);
+                    read.and_then(|(header, _)| {
+                        self.pixels(&shorter, &header, Some(inside), Pixels::Rgb, out)
+                    })
+                }
+                None => self.pixels(encoded, header, Some(region), Pixels::Rgb, out),
+            };
+            self.slice = shorter;
+            done
+        }
+
+        fn header(&mut self, encoded: &[u8]) -> Result<(Header, Size), DecodeError> {
+            let header = self.turbo()?.header(encoded).map_err(|complaint| {
+                self.turbo = None;
+                damaged(complaint)
+            })?;
+            Ok((header, check_size(header.width, header.height)?))
+        }
+
+        fn pixels(
+            &mut self,
+            encoded: &[u8],
+            header: &Header,
+            region: Option<Rect>,
+            pixels: Pixels,
+            out: &mut [u8],
+        ) -> Result<(), DecodeError> {
+            let done = self.turbo()?.decode(encoded, header, region, pixels, out);
+            if done.is_err() {
+                // A decompressor that stopped half-way keeps state that a later picture of another
+                // shape trips over (libjpeg-turbo 3.1).
+                self.turbo = None;
+            }
+            match done {
+                Ok(()) => Ok(()),
+                Err(complaint) if complaint.is_warning && super::has_end(encoded) => {
+                    tracing::debug!("JPEG decoded with a warning: {}", complaint.text);
+                    Ok(())
+                }
+                Err(complaint) if super::has_end(encoded) => Err(damaged(complaint)),
+                Err(_) => Err(truncated()),
+            }
+        }
+
+        fn turbo(&mut self) -> Result<&mut Turbo, DecodeError> {
+            if self.turbo.is_none() {
+                self.turbo = Some(Turbo::new(MAX_SCANS).map_err(damaged)?);
+            }
+            self.turbo.as_mut().ok_or_else(|| DecodeError::Damaged("no JPEG decoder".to_owned()))
+        }
+    }
+
+    /// `wanted` with the columns its smooth upsampling looks at, from a coding unit's left edge on.
+    fn widened(wanted: Rect, unit: u32, size: Size) -> Rect {
+        let x = wanted.x.saturating_sub(MARGIN) / unit * unit;
+        let right = (wanted.x + wanted.width + MARGIN).min(size.width);
+        Rect { x, width: right - x, ..wanted }
+    }
+
+    fn truncated() -> DecodeError {
+        DecodeError::Damaged("the JPEG file is truncated".to_owned())
+    }
+
+    fn damaged(complaint: Complaint) -> DecodeError {
+        DecodeError::Damaged(complaint.text)
+    }
+}
+
+#[cfg(not(feature = "turbojpeg"))]
+mod backend {
+    use super::*;
+    use image::ImageDecoder;
+
+    /// Decodes JPEG files with a decoder in plain Rust: pixels may differ by a grey level or two.
+    #[derive(Default)]
+    pub struct JpegDecoder;
+
+    impl JpegDecoder {
+        /// A decoder.
+        pub const fn new() -> Self {
+            Self
+        }
+
+        /// Media facts from the header.
+        ///
+        /// # Errors
+        /// When the header is damaged.
+        pub fn probe(&mut self, encoded: &[u8]) -> Result<MediaInfo, DecodeError> {
+            let (width, height) = open(encoded)?.dimensions();
+            Ok(MediaInfo::picture(check_size(width as usize, height as usize)?, "mjpeg"))
+        }
+
+        /// Decodes the picture into `clip` as its only frame, whatever the region.
+        ///
+        /// # Errors
+        /// When the bytes are damaged or end early.
+        pub fn decode(
+            &mut self,
+            encoded: &[u8],
+            _: Option<Rect>,
+            clip: &mut Clip,
+        ) -> Result<(), DecodeError> {
+            if !super::has_end(encoded) {
+                return Err(DecodeError::Damaged("the JPEG file is truncated".to_owned()));
+            }
+            let decoder = open(encoded)?;
+            let (width, height) = decoder.dimensions();
+            let size = check_size(width as usize, height as usize)?;
+            let picture = image::DynamicImage::from_decoder(decoder).map_err(damaged)?;
+            clip.reset(size, &[0]);
+            clip.nth_mut(0).copy_from_slice(picture.to_rgb8().as_raw());
+            Ok(())
+        }
+    }
+
+    fn open(
+        encoded: &[u8],
+    ) -> Result<image::codecs::jpeg::JpegDecoder<std::io::Cursor<&[u8]>>, DecodeError> {
+        image::codecs::jpeg::JpegDecoder::new(std::io::Cursor::new(encoded)).map_err(damaged)
+    }
+
+    fn damaged(error: image::ImageError) -> DecodeError {
+        DecodeError::Damaged(error.to_string())
+    }
+}
+
+/// Adobe's inverted CMYK to RGB with Pillow's rounding (`ImagingConvert`, cmyk2rgb).
+#[cfg(feature = "turbojpeg")]
+fn cmyk_to_rgb(cmyk: &[u8], rgb: &mut [u8]) {
+    for (to, from) in rgb.chunks_exact_mut(3).zip(cmyk.chunks_exact(4)) {
+        let key = u32::from(from[3]);
+        for (value, ink) in to.iter_mut().zip(from) {
+            let product = (255 - u32::from(*ink)) * key + 128;
+            *value = (key - (((product >> 8) + product) >> 8)) as u8;
+        }
+    }
+}
+
+/// Whether the file has its end marker: walks the segments, so that a thumbnail's end marker in
+/// an APP segment does not count.
+fn has_end(bytes: &[u8]) -> bool {
+    let mut at = 2;
+    while let Some(marker) = next_marker(bytes, &mut at) {
+        match marker {
+            0xd9 => return true,
+            0x01 | 0xd0..=0xd8 => {}
+            _ => {
+                let Some(length) = bytes.get(at..at + 2) else { return false };
+                at += usize::from(u16::from_be_bytes([length[0], length[1]])).max(2);
+            }
+        }
+    }
+    false
+}
+
+/// Finds the next marker at or after `at` (skipping entropy-coded bytes, stuffed zeros and fill
+/// bytes) and moves `at` behind it.
+fn next_marker(bytes: &[u8], at: &mut usize) -> Option<u8> {
+    loop {
+        let rest = bytes.get(*at..)?;
+        *at += rest.iter().position(|&b| b == 0xff)? + 1;
+        match bytes.get(*at)? {
+            0x00 => *at += 1,
+            0xff => {}
+            &marker => {
+                *at += 1;
+                return Some(marker);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail")]
+mod tests {
+    use super::*;
+
+    fn picture() -> Vec<u8> {
+        let rgb: Vec<u8> = (0..64 * 48 * 3).map(|i| (i * 7 % 251) as u8).collect();
+        let mut out = std::io::Cursor::new(Vec::new());
+        image::codecs::jpeg::JpegEncoder::new(&mut out)
+            .encode(&rgb, 64, 48, image::ExtendedColorType::Rgb8)
+            .unwrap();
+        out.into_inner()
+    }
+
+    #[test]
+    fn size_and_truncation() {
+        let bytes = picture();
+        let mut decoder = JpegDecoder::new();
+        let info = decoder.probe(&bytes).unwrap();
+        assert_eq!((info.size.width, info.size.height, info.codec.as_str()), (64, 48, "mjpeg"));
+        let mut clip = Clip::new();
+        decoder.decode(&bytes, None, &mut clip).unwrap();
+        for keep in [bytes.len() - 1, bytes.len() - 2, bytes.len() / 2, 700, 100, 4] {
+            let cut = decoder.decode(&bytes[..keep], None, &mut clip);
+            assert!(matches!(cut, Err(DecodeError::Damaged(_))), "cut to {keep}: {cut:?}");
+        }
+        decoder.decode(&bytes, None, &mut clip).unwrap();
+    }
+
+    #[cfg(feature = "turbojpeg")]
+    #[test]
+    fn stray_bytes_before_a_marker_are_a_warning_only() {
+        let mut bytes = picture();
+        let end = bytes.len() - 2;
+        bytes.splice(end..end, [1, 2, 3, 4, 5]);
+        let mut clip = Clip::new();
+        JpegDecoder::new().decode(&bytes, None, &mut clip).unwrap();
+    }
+
+    /// Values by Pillow: `Image.frombytes("CMYK", ...).convert("RGB")` of the inverted bytes.
+    #[cfg(feature = "turbojpeg")]
+    #[test]
+    fn cmyk_follows_pillow() {
+        let stored = [255, 255, 255, 255, 0, 0, 0, 0, 200, 100, 50, 255, 200, 100, 50, 128];
+        let mut rgb = [0; 12];
+        cmyk_to_rgb(&stored, &mut rgb);
+        assert_eq!(rgb, [255, 255, 255, 0, 0, 0, 200, 100, 50, 100, 50, 25]);
+    }
+
+    /// Checksums of Pillow's output, where they and the photos are.
+    #[cfg(feature = "turbojpeg")]
+    #[test]
+    fn reference_checksums() {
+        use sha2::{Digest, Sha256};
+        let shared = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
+        let golden = std::fs::read_to_string(shared.join("golden/jpeg_decode.json"));
+        let Ok(golden) = golden else { return };
+        let golden: serde_json::Value = serde_json::from_str(&golden).unwrap();
+        for want in golden["files"].as_array().unwrap() {
+            let name = want["file"].as_str().unwrap();
+            let photos = walkdir::WalkDir::new(shared.join("data/imagenet-sample")).into_iter();
+            let photo = photos.flatten().find(|e| e.file_name() == name).unwrap();
+            let mut clip = Clip::new();
+            let bytes = std::fs::read(photo.path()).unwrap();
+            JpegDecoder::new().decode(&bytes, None, &mut clip).unwrap();
+            let sha: String =
+                Sha256::digest(clip.nth(0)).iter().map(|b| format!("{b:02x}")).collect();
+            assert_eq!(want["rgb_sha256"], sha, "{name}");
+        }
+    }
+
+    /// A photo-like picture, by libjpeg-turbo with its numbers for sampling, progressive form and
+    /// restart markers after so many rows of coding units or units.
+    #[cfg(feature = "turbojpeg")]
+    fn encode(
+        width: i32,
+        height: i32,
+        sampling: i32,
+        progressive: bool,
+        restart: (i32, i32),
+    ) -> Vec<u8> {
+        use turbojpeg::raw;
+        let value = |n: i32| {
+            let (x, y, c) = (n / 3 % width, n / 3 / width, n % 3);
+            let wave = ((x * (c + 2)) as f64 * 0.21).sin() + ((y * (3 - c)) as f64 * 0.17).cos();
+            (127.0 + 55.0 * wave) as u8 ^ ((x * 7 + y * 13) % 11) as u8
+        };
+        let rgb: Vec<u8> = (0..width * height * 3).map(value).collect();
+        let settings = [
+            (raw::TJPARAM_TJPARAM_QUALITY, 85),
+            (raw::TJPARAM_TJPARAM_SUBSAMP, sampling),
+            (raw::TJPARAM_TJPARAM_PROGRESSIVE, i32::from(progressive)),
+            (raw::TJPARAM_TJPARAM_RESTARTROWS, restart.0),
+            (raw::TJPARAM_TJPARAM_RESTARTBLOCKS, restart.1),
+        ];
+        // SAFETY: the handle is checked, the pixels have the size told, and the result is copied
+        // before it is freed.
+        unsafe {
+            let handle = raw::tj3Init(raw::TJINIT_TJINIT_COMPRESS as i32);
+            assert!(!handle.is_null());
+            for (name, value) in settings.into_iter().filter(|(_, v)| *v != 0) {
+                assert_eq!(raw::tj3Set(handle, name as i32, value), 0);
+            }
+            let (mut to, mut len) = (std::ptr::null_mut(), 0);
+            let (from, format) = (rgb.as_ptr(), raw::TJPF_TJPF_RGB);
+            assert_eq!(raw::tj3Set(handle, raw::TJPARAM_TJPARAM_SUBSAMP as i32, sampling), 0);
+            assert_eq!(
+                raw::tj3Compress8(handle, from, width, 0, height, format, &mut to, &mut len),
+                0
+            );
+            let bytes = std::slice::from_raw_parts(to, len as usize).to_vec();
+            raw::tj3Free(to.cast());
+            raw::tj3Destroy(handle);
+            bytes
+        }
+    }
+
+    /// Random regions of `bytes` equal a whole decode; says how many were made from fewer rows.
+    #[cfg(feature = "turbojpeg")]
+    fn check_regions(name: &str, bytes: &[u8], count: u32) -> u32 {
+        let mut decoder = JpegDecoder::new();
+        let (mut whole, mut part) = (Clip::new(), Clip::new());
+        decoder.decode(bytes, None, &mut whole).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let size = whole.size();
+        let seed = bytes.len() as u64;
+        let mut rng = tubelet_core::SampleRng::new(seed, 0, 0, 0, tubelet_core::Draw::Crop);
+        let (mut sliced, mut shorter) = (0, Vec::new());
+        for _ in 0..count {
+            let (x, y) = (rng.below(size.width), rng.below(size.height));
+            let (width, height) = (1 + rng.below(size.width - x), 1 + rng.below(size.height - y));
+            let wanted = Rect { x, y, width, height };
+            let (from, to) = (y as usize, (y + height) as usize);
+            sliced += u32::from(slice::rows(bytes, from, to, &mut shorter).is_some());
+            decoder
+                .decode(bytes, Some(wanted), &mut part)
+                .unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert!(part.region().holds(wanted) && part.size() == size);
+            for row in y..y + height {
+                let line = |clip: &Clip| -> Vec<u8> {
+                    let held = clip.region();
+                    let start = ((row - held.y) * held.width + x - held.x) as usize * 3;
+                    clip.nth(0)[start..start + width as usize * 3].to_vec()
+                };
+                assert_eq!(line(&part), line(&whole), "{name}: {wanted:?}, row {row}");
+            }
+        }
+        sliced
+    }
+
+    #[cfg(feature = "turbojpeg")]
+    #[test]
+    fn regions_equal_a_whole_decode() {
+        for sampling in 0..=6 {
+            for progressive in [false, true] {
+                for (width, height) in [(131, 97), (64, 64), (17, 200)] {
+                    let bytes = encode(width, height, sampling, progressive, (0, 0));
+                    let name = format!("sampling {sampling}, {progressive}, {width}x{height}");
+                    assert_eq!(check_regions(&name, &bytes, 25), 0);
+                }
+            }
+            for restart in [(1, 0), (2, 0), (0, 1), (0, 3)] {
+                let bytes = encode(160, 211, sampling, false, restart);
+                let sliced = check_regions(&format!("{sampling}, {restart:?}"), &bytes, 25);
+                assert!(sliced > 5 || restart == (0, 3), "sampling {sampling}, {restart:?}");
+            }
+        }
+    }
+
+    #[cfg(feature = "turbojpeg")]
+    #[test]
+    fn damaged_restart_files_are_errors_or_pictures() {
+        let bytes = encode(160, 211, 2, false, (1, 0));
+        let mut rng = tubelet_core::SampleRng::new(3, 0, 0, 0, tubelet_core::Draw::Crop);
+        let mut decoder = JpegDecoder::new();
+        for n in 0..3000 {
+            let mut damaged = bytes.clone();
+            // Every other time in the headers.
+            let room = if n % 2 == 0 { 640 } else { bytes.len() as u32 };
+            damaged[rng.below(room) as usize] = rng.next_u32() as u8;
+            let wanted = Rect { x: 40, y: 50, width: 60, height: 70 };
+            // Either is right; a panic or a write outside would not be.
+            let _ = decoder.decode(&damaged, Some(wanted), &mut Clip::new());
+        }
+        decoder.decode(&bytes, None, &mut Clip::new()).unwrap();
+    }
+
+    /// The same on photos, where they are.
+    #[cfg(feature = "turbojpeg")]
+    #[test]
+    fn regions_of_photos() {
+        let shared = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
+        let photos = walkdir::WalkDir::new(shared.join("data/imagenet-sample/val")).into_iter();
+        for photo in photos.flatten().filter(|e| e.file_type().is_file()) {
+            let bytes = std::fs::read(photo.path()).unwrap();
+            check_regions(&photo.path().display().to_string(), &bytes, 6);
+        }
+    }
+}

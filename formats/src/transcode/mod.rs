@@ -1,0 +1,142 @@
+//! Media made cheap to decode: what `convert` stores under its `train` profiles.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `picture` | shorter side limited, JPEG with a restart marker at every row of blocks |
+//! | `video` | H.264 in MP4 whose every `stride`-th picture is decodable without those between |
+//!
+//! Encoders run on one thread each and without instructions that round differently, so the bytes
+//! depend on the input, the settings and the encoder libraries alone.
+
+mod picture;
+#[cfg(feature = "video")]
+mod resize;
+#[cfg(feature = "video")]
+mod video;
+
+use serde::{Deserialize, Serialize};
+use tubelet_core::Size;
+
+use crate::error::DecodeError;
+
+pub use picture::train_picture;
+#[cfg(feature = "video")]
+pub use video::train_video;
+
+/// How pictures are re-encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PictureSettings {
+    /// Largest shorter side in pixels; pictures within it are kept bit for bit.
+    pub short_side: u32,
+    /// JPEG quality, 1 to 100.
+    pub quality: u8,
+}
+
+impl Default for PictureSettings {
+    fn default() -> Self {
+        Self { short_side: 512, quality: 90 }
+    }
+}
+
+/// How videos are re-encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VideoSettings {
+    /// Largest shorter side in pixels; smaller videos keep their size but for odd sides.
+    pub short_side: u32,
+    /// Every `stride`-th picture is a reference; those between are not. 1 to 16, a divisor of
+    /// [`GOP`].
+    pub stride: u32,
+    /// Constant rate factor of x264, 0 to 51.
+    pub crf: u32,
+    /// Spend decoding time on size: CABAC and the in-loop deblocking filter.
+    pub small: bool,
+    /// Leave the sound out.
+    pub drop_audio: bool,
+}
+
+/// Pictures of a closed group: a key picture comes at every 32nd.
+pub const GOP: u32 = 32;
+
+impl Default for VideoSettings {
+    fn default() -> Self {
+        Self { short_side: 256, stride: 4, crf: 23, small: false, drop_audio: false }
+    }
+}
+
+/// A re-encoded medium.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Transcoded {
+    /// The file; `None` where the source is good as it is.
+    pub bytes: Option<Vec<u8>>,
+    /// Mean squared error per value of brightness, and their number, where it was asked for:
+    /// against the source after resizing.
+    pub error: Option<(f64, u64)>,
+    /// What was lost beside pixels, for the report.
+    pub note: Option<String>,
+}
+
+/// A medium could not be re-encoded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TranscodeError {
+    /// The source cannot be decoded.
+    #[error("{0}")]
+    Decode(#[from] DecodeError),
+    /// The encoder failed.
+    #[error("cannot encode: {0}")]
+    Encode(String),
+}
+
+#[cfg(feature = "video")]
+impl From<crate::encode::EncodeError> for TranscodeError {
+    fn from(error: crate::encode::EncodeError) -> Self {
+        Self::Encode(error.0)
+    }
+}
+
+/// Peak signal-to-noise ratio in decibels of a mean squared error over 8-bit values; infinite
+/// where there is none.
+pub fn psnr(mean_squared: f64) -> f64 {
+    10.0 * (255.0 * 255.0 / mean_squared).log10()
+}
+
+/// `size` with its shorter side brought down to `limit`, both sides the nearest multiples of `step`;
+/// sides that need not shrink lose their rest.
+fn limited(size: Size, limit: u32, step: u32) -> Size {
+    let short = size.short_side();
+    let steps = |side: u32| match short > limit {
+        true => {
+            let scaled = f64::from(side) * f64::from(limit) / f64::from(short);
+            (scaled / f64::from(step)).round() as u32
+        }
+        false => side / step,
+    };
+    let whole = |side: u32| (steps(side) * step).max(step);
+    Size::new(whole(size.width), whole(size.height))
+}
+
+/// Sum of squared differences of two equally long runs of values.
+fn squared_error(a: &[u8], b: &[u8]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_limited_never_enlarged_and_whole() {
+        assert_eq!(limited(Size::new(340, 256), 256, 2), Size::new(340, 256));
+        assert_eq!(limited(Size::new(1920, 1080), 256, 2), Size::new(456, 256));
+        assert_eq!(limited(Size::new(1080, 1921), 256, 2), Size::new(256, 456));
+        assert_eq!(limited(Size::new(101, 75), 256, 2), Size::new(100, 74));
+        assert_eq!(limited(Size::new(1, 1), 256, 2), Size::new(2, 2));
+        assert_eq!(limited(Size::new(600, 800), 512, 1), Size::new(512, 683));
+    }
+
+    #[test]
+    fn ratio_of_known_errors() {
+        assert_eq!(psnr(255.0 * 255.0), 0.0);
+        assert!((psnr(1.0) - 48.130_803_6).abs() < 1e-6);
+        assert_eq!(squared_error(&[1, 2, 3], &[1, 0, 6]), 13.0);
+    }
+}

@@ -1,0 +1,144 @@
+use tubelet_core::{Clip, MediaInfo, Size};
+
+use super::*;
+use crate::decode::{decoder, nal};
+use crate::encode::{EncodeOptions, encode_video};
+use crate::record::FrameRequest;
+
+/// A clip whose frames all differ.
+fn source(options: &EncodeOptions, count: u32) -> Vec<u8> {
+    let size = options.size;
+    let value = |t: u32, n: usize| {
+        let (x, y) = (n / 3 % size.width as usize, n / 3 / size.width as usize);
+        let phase = x as f64 * 0.11 + f64::from(t) * 0.35 + (n % 3) as f64;
+        (127.5 + 60.0 * phase.sin() + 40.0 * (y as f64 * 0.07).cos()) as u8
+    };
+    let frames: Vec<Vec<u8>> =
+        (0..count).map(|t| (0..size.area() * 3).map(|n| value(t, n)).collect()).collect();
+    encode_video(frames.iter().map(Vec::as_slice), options).unwrap()
+}
+
+fn options(width: u32, height: u32) -> EncodeOptions {
+    EncodeOptions { size: Size::new(width, height), ..EncodeOptions::default() }
+}
+
+fn settings(stride: u32) -> VideoSettings {
+    VideoSettings { short_side: 64, stride, ..VideoSettings::default() }
+}
+
+fn train(bytes: &[u8], settings: &VideoSettings) -> (Vec<u8>, MediaInfo) {
+    let done = train_video(bytes, settings, false).unwrap().bytes.unwrap();
+    let info = decoder().probe(&done).unwrap();
+    (done, info)
+}
+
+/// (presentation index, reference, key) of every picture.
+fn pictures(bytes: &[u8]) -> Vec<(usize, bool, bool)> {
+    let mut input = Input::open(bytes, false).unwrap();
+    let packets = input.packets();
+    let mut times: Vec<i64> = packets.iter().map(|p| p.pts().unwrap()).collect();
+    times.sort_unstable();
+    let picture = |p: &crate::decode::av::Packet| {
+        let index = times.binary_search(&p.pts().unwrap()).unwrap();
+        let reference = nal::is_reference(input.extradata(), p.data()).unwrap();
+        (index, reference, p.is_key() && nal::is_clean_start(input.extradata(), p.data()))
+    };
+    let mut pictures: Vec<_> = packets.iter().map(picture).collect();
+    pictures.sort_unstable();
+    pictures
+}
+
+#[test]
+fn references_come_at_the_stride_and_close_each_group() {
+    let bytes = source(&options(96, 80), 83);
+    for stride in [1, 2, 4, 8] {
+        for small in [false, true] {
+            let (done, info) = train(&bytes, &VideoSettings { small, ..settings(stride) });
+            assert_eq!((info.frames, info.keyframes.as_slice()), (83, &[0, 32, 64][..]));
+            for (n, reference, key) in pictures(&done) {
+                let inside = n % GOP as usize;
+                let closes = n == 82 || inside == GOP as usize - 1;
+                let wanted = inside % stride as usize == 0 || closes;
+                assert_eq!(reference, wanted, "picture {n}, stride {stride}");
+                assert_eq!(key, inside == 0, "picture {n}, stride {stride}");
+            }
+        }
+    }
+}
+
+#[test]
+fn times_and_rate_are_kept() {
+    let times: Vec<i64> = (0..40).map(|n| 7 + 3 * n + n % 2).collect();
+    let uneven = EncodeOptions { times, fps: 90, ..options(64, 64) };
+    let bytes = source(&uneven, 40);
+    let (done, info) = train(&bytes, &settings(4));
+    let seconds = |bytes: &[u8]| -> Vec<i64> {
+        let mut input = Input::open(bytes, false).unwrap();
+        let base = input.time_base();
+        let microseconds = |t: i64| (t as f64 * base * 1e6).round() as i64;
+        let mut all: Vec<i64> =
+            input.packets().iter().map(|p| microseconds(p.pts().unwrap())).collect();
+        all.sort_unstable();
+        all.iter().map(|t| t - all[0]).collect()
+    };
+    assert_eq!(seconds(&done), seconds(&bytes));
+    let before = decoder().probe(&bytes).unwrap().fps;
+    assert!((info.fps / before - 1.0).abs() < 0.03, "{} instead of {before}", info.fps);
+}
+
+#[test]
+fn sizes_shrink_turn_and_stay() {
+    let (_, info) = train(&source(&options(160, 120), 9), &settings(4));
+    assert_eq!(info.size, Size::new(86, 64));
+    let turned = EncodeOptions { rotation: 90, ..options(96, 64) };
+    let bytes = source(&turned, 9);
+    let (done, info) = train(&bytes, &settings(4));
+    assert_eq!((info.size, info.rotation), (Size::new(64, 96), 0));
+    let (before, after) = (decoded(&bytes), decoded(&done));
+    assert!(squared_error(&before, &after) / (before.len() as f64) < 60.0);
+}
+
+/// The third frame as the loader sees it.
+fn decoded(bytes: &[u8]) -> Vec<u8> {
+    let (mut decoder, mut clip) = (decoder(), Clip::new());
+    let info = decoder.probe(bytes).unwrap();
+    let want = FrameRequest { frames: vec![3], region: None };
+    decoder.decode(bytes, &info, &want, &mut clip).unwrap();
+    clip.nth(0).to_vec()
+}
+
+#[test]
+fn the_same_bytes_every_time_and_a_measured_error() {
+    let bytes = source(&options(96, 80), 50);
+    let one = train_video(&bytes, &settings(4), true).unwrap();
+    let two = train_video(&bytes, &settings(4), false).unwrap();
+    assert_eq!(one.bytes, two.bytes);
+    let (sum, count) = one.error.unwrap();
+    assert_eq!(count, 50 * 76 * 64);
+    assert!(super::super::psnr(sum / count as f64) > 30.0);
+}
+
+#[test]
+fn times_that_are_missing_are_counted() {
+    let avi = EncodeOptions {
+        codec: "mpeg4".to_owned(),
+        container: "avi".to_owned(),
+        crf: None,
+        ..options(64, 64)
+    };
+    let (_, info) = train(&source(&avi, 30), &settings(2));
+    assert_eq!((info.frames, info.fps), (30, 25.0));
+}
+
+#[test]
+fn truncated_videos_are_errors_or_as_short_as_the_loader_finds_them() {
+    let mp4 = source(&options(96, 80), 60);
+    for keep in [0, 40, mp4.len() / 2] {
+        assert!(train_video(&mp4[..keep], &settings(4), false).is_err(), "cut to {keep}");
+    }
+    let bytes = source(&EncodeOptions { container: "matroska".to_owned(), ..options(96, 80) }, 60);
+    let cut = &bytes[..bytes.len() / 2];
+    let have = decoder().probe(cut).unwrap().frames;
+    assert!(have < 60);
+    assert_eq!(train(cut, &settings(4)).1.frames, have);
+}

@@ -1,0 +1,89 @@
+//! Colour jitter on a batch in floats.
+
+use bytemuck::{NoUninit, Pod, Zeroable};
+use tubelet_augment::normalise::Normalise;
+
+use super::{Address, FloatBatch, Launch, by_dtype};
+use crate::error::GpuError;
+
+/// Threads of a block; the kernel's sums have room for as many warps.
+const THREADS: u32 = 256;
+
+/// One change of colour (torchvision's functions on tensors): a blend
+/// factor · pixel + (1 − factor) · other, kept in 0..1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Change {
+    /// The other picture is black.
+    Brightness(f32),
+    /// The other picture is the frame's mean grey.
+    Contrast(f32),
+    /// The other picture is the frame in grey.
+    Saturation(f32),
+}
+
+/// The changes of one row: copied to the device as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct ColorRow {
+    change: [u32; 3],
+    factor: [f32; 3],
+}
+
+impl ColorRow {
+    /// At most three changes, in order, the same in every frame.
+    ///
+    /// # Errors
+    /// When there are more, or a factor is negative or not finite.
+    pub fn new(changes: &[Change]) -> Result<Self, GpuError> {
+        let mut row = Self::default();
+        if changes.len() > row.change.len() {
+            let valid = "a row has at most three";
+            return Err(GpuError::shape("colour changes", changes.len(), valid));
+        }
+        for (n, change) in changes.iter().enumerate() {
+            (row.change[n], row.factor[n]) = match *change {
+                Change::Brightness(factor) => (1, factor),
+                Change::Contrast(factor) => (2, factor),
+                Change::Saturation(factor) => (3, factor),
+            };
+            if !(row.factor[n].is_finite() && row.factor[n] >= 0.0) {
+                let valid = "factors are 0 or larger";
+                return Err(GpuError::shape("colour change", format!("{change:?}"), valid));
+            }
+        }
+        Ok(row)
+    }
+}
+
+#[derive(Clone, Copy, NoUninit, Zeroable)]
+#[repr(C)]
+struct ColorParams {
+    data: Address,
+    rows: Address,
+    frames: u32,
+    plane: u32,
+    mean: [f32; 3],
+    deviation: [f32; 3],
+}
+
+/// Changes the colours of `batch`, normalised by `normalise`, in place. `rows` is the device's copy
+/// of one [`ColorRow`] a row.
+///
+/// # Errors
+/// When the batch is empty or too large.
+pub fn color(batch: &FloatBatch, rows: Address, normalise: &Normalise) -> Result<Launch, GpuError> {
+    let kernel = by_dtype(["color_f32", "color_bf16", "color_f16"], batch.dtype)?;
+    let params = ColorParams {
+        data: batch.address,
+        rows,
+        frames: batch.frames,
+        plane: batch.size.area() as u32,
+        mean: normalise.mean,
+        deviation: normalise.std,
+    };
+    let blocks = u64::from(batch.rows) * u64::from(batch.frames);
+    let values = blocks * 3 * batch.size.area() as u64;
+    let launch = Launch::new(kernel, blocks, THREADS, &params)?;
+    // Two readings, one of them for the mean grey, and one writing.
+    Ok(launch.with_traffic(values * 3 * batch.dtype.bytes() as u64))
+}

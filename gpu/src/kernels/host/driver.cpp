@@ -1,0 +1,329 @@
+// A driver and a compiler that are none, for the tests: `libcuda.so.1` and `libnvrtc.so.12` in one,
+// with the calls that this crate makes. Kernels run on the host (host.cpp).
+//
+// Streams are threads that dawdle at random; events are what they are with CUDA: a call captures
+// what was recorded last. Memory is filled with rubbish when it is allocated and when it is freed,
+// and device memory is never used again. So an order that is not enforced gives wrong numbers.
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+#include <thread>
+
+extern "C" int tubelet_host_launch(const char* name, unsigned blocks, unsigned threads,
+                                   size_t shared_bytes, const void* params, size_t params_bytes,
+                                   int descending);
+size_t host_params_bytes(const char* kernel);
+
+namespace {
+
+enum Result { SUCCESS = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_READY = 600, LAUNCH_FAILED = 719 };
+
+const size_t ALIGNMENT = 256;
+
+// Something that happens once.
+struct Moment {
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool happened = false;
+
+    void happen() {
+        std::lock_guard<std::mutex> lock(mutex);
+        happened = true;
+        changed.notify_all();
+    }
+    void wait() {
+        std::unique_lock<std::mutex> lock(mutex);
+        changed.wait(lock, [&] { return happened; });
+    }
+    bool has_happened() {
+        std::lock_guard<std::mutex> lock(mutex);
+        return happened;
+    }
+};
+
+struct Event {
+    std::mutex mutex;
+    std::shared_ptr<Moment> recorded;
+
+    std::shared_ptr<Moment> last() {
+        std::lock_guard<std::mutex> lock(mutex);
+        return recorded;
+    }
+};
+
+// Work in order, on a thread.
+class Stream {
+  public:
+    Stream() : thread([this] { run(); }) {}
+
+    ~Stream() {
+        push(nullptr);
+        thread.join();
+    }
+
+    void push(std::function<void()> work) {
+        std::lock_guard<std::mutex> lock(mutex);
+        queue.push_back(std::move(work));
+        changed.notify_all();
+    }
+
+    std::shared_ptr<Moment> mark() {
+        auto moment = std::make_shared<Moment>();
+        push([moment] { moment->happen(); });
+        return moment;
+    }
+
+  private:
+    void run() {
+        std::minstd_rand random(std::random_device{}());
+        while (true) {
+            std::function<void()> work;
+            {
+                std::unique_lock<std::mutex> lock(mutex);
+                changed.wait(lock, [&] { return !queue.empty(); });
+                work = std::move(queue.front());
+                queue.pop_front();
+            }
+            if (!work) return;
+            std::this_thread::sleep_for(std::chrono::microseconds(random() % 2000));
+            work();
+        }
+    }
+
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::deque<std::function<void()>> queue;
+    std::thread thread;
+};
+
+// Whether a test wants this call to fail.
+bool fails(const char* call) {
+    const char* wanted = getenv("TUBELET_SIMULATED_FAILURE");
+    return wanted && strcmp(wanted, call) == 0;
+}
+
+void* allocate(size_t bytes) {
+    size_t rounded = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    auto* memory = static_cast<char*>(aligned_alloc(ALIGNMENT, rounded + ALIGNMENT));
+    if (!memory) return nullptr;
+    memset(memory, 0xcd, rounded + ALIGNMENT);
+    // The size, for spoiling it when it is freed.
+    memcpy(memory, &rounded, sizeof rounded);
+    return memory + ALIGNMENT;
+}
+
+void spoil(void* memory) {
+    size_t bytes;
+    memcpy(&bytes, static_cast<char*>(memory) - ALIGNMENT, sizeof bytes);
+    memset(memory, 0xdd, bytes);
+}
+
+thread_local void* current_context;
+char the_context;
+int launch_outcome;
+
+}  // namespace
+
+extern "C" {
+
+typedef uint64_t Address;
+
+int cuInit(unsigned) { return SUCCESS; }
+int cuDriverGetVersion(int* version) {
+    *version = fails("cuDriverGetVersion") ? 11040 : 12080;
+    return SUCCESS;
+}
+int cuDeviceGetCount(int* count) {
+    *count = fails("cuDeviceGetCount") ? 0 : 1;
+    return SUCCESS;
+}
+int cuDeviceGet(int* device, int ordinal) {
+    *device = ordinal;
+    return SUCCESS;
+}
+int cuDeviceGetName(char* name, int bytes, int) {
+    strncpy(name, "simulated", static_cast<size_t>(bytes));
+    return SUCCESS;
+}
+int cuDeviceGetAttribute(int* value, int attribute, int) {
+    // Compute capability 9.0; memory pools; anything else 0.
+    *value = attribute == 75 ? 9 : attribute == 115;
+    return SUCCESS;
+}
+int cuDevicePrimaryCtxRetain(void** context, int) {
+    *context = &the_context;
+    return SUCCESS;
+}
+int cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
+int cuCtxGetCurrent(void** context) {
+    *context = current_context;
+    return SUCCESS;
+}
+int cuCtxSetCurrent(void* context) {
+    current_context = context;
+    return SUCCESS;
+}
+int cuCtxSynchronize() { return SUCCESS; }
+int cuDeviceGetDefaultMemPool(void** pool, int) {
+    *pool = &the_context;
+    return SUCCESS;
+}
+int cuMemPoolSetAttribute(void*, int, void*) { return SUCCESS; }
+int cuGetErrorName(int, const char** text) {
+    *text = "SIMULATED";
+    return SUCCESS;
+}
+int cuGetErrorString(int, const char** text) {
+    *text = "simulated failure";
+    return SUCCESS;
+}
+
+int cuStreamCreate(void** stream, unsigned) {
+    *stream = new Stream;
+    return SUCCESS;
+}
+int cuStreamDestroy_v2(void* stream) {
+    delete static_cast<Stream*>(stream);
+    return SUCCESS;
+}
+int cuStreamSynchronize(void* stream) {
+    static_cast<Stream*>(stream)->mark()->wait();
+    return launch_outcome;
+}
+int cuStreamWaitEvent(void* stream, void* event, unsigned) {
+    if (fails("cuStreamWaitEvent")) return INVALID;
+    auto moment = static_cast<Event*>(event)->last();
+    if (moment) static_cast<Stream*>(stream)->push([moment] { moment->wait(); });
+    return SUCCESS;
+}
+int cuEventCreate(void** event, unsigned) {
+    *event = new Event;
+    return SUCCESS;
+}
+int cuEventDestroy_v2(void* event) {
+    delete static_cast<Event*>(event);
+    return SUCCESS;
+}
+int cuEventRecord(void* event, void* stream) {
+    auto* e = static_cast<Event*>(event);
+    auto moment = static_cast<Stream*>(stream)->mark();
+    std::lock_guard<std::mutex> lock(e->mutex);
+    e->recorded = moment;
+    return SUCCESS;
+}
+int cuEventSynchronize(void* event) {
+    auto moment = static_cast<Event*>(event)->last();
+    if (moment) moment->wait();
+    return SUCCESS;
+}
+int cuEventQuery(void* event) {
+    auto moment = static_cast<Event*>(event)->last();
+    return !moment || moment->has_happened() ? SUCCESS : NOT_READY;
+}
+
+int cuMemAllocAsync(Address* address, size_t bytes, void*) {
+    if (fails("cuMemAllocAsync")) return OUT_OF_MEMORY;
+    *address = reinterpret_cast<Address>(allocate(bytes));
+    return *address ? SUCCESS : OUT_OF_MEMORY;
+}
+int cuMemFreeAsync(Address address, void* stream) {
+    static_cast<Stream*>(stream)->push([=] { spoil(reinterpret_cast<void*>(address)); });
+    return SUCCESS;
+}
+int cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
+    if (fails("cuMemHostAlloc")) return OUT_OF_MEMORY;
+    *memory = allocate(bytes);
+    return *memory ? SUCCESS : OUT_OF_MEMORY;
+}
+int cuMemFreeHost(void* memory) {
+    spoil(memory);
+    return SUCCESS;
+}
+int cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void* stream) {
+    static_cast<Stream*>(stream)->push(
+        [=] { memcpy(reinterpret_cast<void*>(to), from, bytes); });
+    return SUCCESS;
+}
+int cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void* stream) {
+    static_cast<Stream*>(stream)->push(
+        [=] { memcpy(to, reinterpret_cast<const void*>(from), bytes); });
+    return SUCCESS;
+}
+
+int cuModuleLoadData(void** module, const void* code) {
+    *module = const_cast<void*>(code);
+    return memcmp(code, "\x7f" "ELF", 4) == 0 ? SUCCESS : INVALID;
+}
+int cuModuleUnload(void*) { return SUCCESS; }
+int cuModuleGetFunction(void** function, void*, const char* name) {
+    *function = strdup(name);
+    return host_params_bytes(name) ? SUCCESS : INVALID;
+}
+int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned,
+                   unsigned, unsigned shared_bytes, void* stream, void** params, void**) {
+    if (fails("cuLaunchKernel")) return LAUNCH_FAILED;
+    auto* name = static_cast<const char*>(function);
+    if (y != 1 || z != 1) return INVALID;
+    // Parameters are copied by the call, as with CUDA.
+    std::string copy(static_cast<const char*>(params[0]), host_params_bytes(name));
+    static_cast<Stream*>(stream)->push([=] {
+        int outcome = tubelet_host_launch(name, x, threads, shared_bytes, copy.data(), copy.size(), 0);
+        if (outcome != 0) launch_outcome = LAUNCH_FAILED;
+    });
+    return SUCCESS;
+}
+
+int nvrtcVersion(int* major, int* minor) {
+    *major = 12;
+    *minor = 9;
+    return SUCCESS;
+}
+const char* nvrtcGetErrorString(int) { return "simulated failure"; }
+int nvrtcGetNumSupportedArchs(int* count) {
+    *count = 1;
+    return SUCCESS;
+}
+int nvrtcGetSupportedArchs(int* archs) {
+    archs[0] = 90;
+    return SUCCESS;
+}
+int nvrtcCreateProgram(void** program, const char*, const char*, int, const char* const*,
+                       const char* const*) {
+    *program = nullptr;
+    return SUCCESS;
+}
+int nvrtcCompileProgram(void*, int, const char* const*) {
+    return fails("nvrtcCompileProgram") ? 6 : SUCCESS;
+}
+int nvrtcDestroyProgram(void**) { return SUCCESS; }
+int nvrtcGetProgramLogSize(void*, size_t* bytes) {
+    *bytes = 4;
+    return SUCCESS;
+}
+int nvrtcGetProgramLog(void*, char* log) {
+    memcpy(log, "log", 4);
+    return SUCCESS;
+}
+int nvrtcGetPTXSize(void*, size_t* bytes) {
+    *bytes = 0;
+    return SUCCESS;
+}
+int nvrtcGetPTX(void*, char*) { return SUCCESS; }
+int nvrtcGetCUBINSize(void*, size_t* bytes) {
+    *bytes = 4;
+    return SUCCESS;
+}
+int nvrtcGetCUBIN(void*, char* code) {
+    memcpy(code, "\x7f" "ELF", 4);
+    return SUCCESS;
+}
+
+}  // extern "C"

@@ -1,0 +1,205 @@
+//! The float stage on the device: one copy of bytes a batch, then kernels.
+//!
+//! Two streams: one copies, one computes. Two buffers take turns, so that a batch is copied while
+//! the one before is computed. The CPU waits for nothing: streams wait for events, and a thread
+//! gives each slot back to the loader when the event of its copy has fired.
+
+mod release;
+mod tensors;
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaEvent, CudaStream, result, sys};
+use tubelet_core::BatchRef;
+
+use crate::context::{Gpu, Kernels};
+use crate::error::GpuError;
+use crate::kernels::{Address, Launch};
+use crate::memory::{DeviceBuffer, keep_freed_memory};
+use crate::plan::{ConstantAddresses, Constants, StagePlan};
+use release::Release;
+pub use tensors::{DeviceTensor, DeviceTensors};
+
+/// Buffers for batches in bytes.
+const BUFFERS: usize = 2;
+
+/// Turns batches into [`DeviceTensors`]. Made once; kernels are loaded and constants copied then.
+pub struct DeviceStage {
+    plan: StagePlan,
+    kernels: Kernels,
+    constants: ConstantAddresses,
+    copies: Arc<CudaStream>,
+    compute: Arc<CudaStream>,
+    buffers: [Option<Incoming>; BUFFERS],
+    next: usize,
+    release: Release,
+    _constant_memory: Vec<DeviceBuffer>,
+}
+
+/// A buffer for a batch in bytes.
+struct Incoming {
+    bytes: DeviceBuffer,
+    /// Fires when the kernels have read it (at first: when it is allocated).
+    read: CudaEvent,
+}
+
+impl DeviceStage {
+    /// The stage of `plan` on `gpu`.
+    ///
+    /// # Errors
+    /// When the kernels cannot be compiled or loaded, or the device is out of memory.
+    pub fn new(gpu: &Gpu, plan: StagePlan) -> Result<Self, GpuError> {
+        let context = gpu.context();
+        let kernels = Kernels::load(gpu)?;
+        keep_freed_memory(context)?;
+        let stream = || context.new_stream().map_err(GpuError::driver("make a stream"));
+        let (copies, compute) = (stream()?, stream()?);
+        let (constant_memory, constants) = copy_constants(&compute, &plan.constants())?;
+        Ok(Self {
+            plan,
+            kernels,
+            constants,
+            copies,
+            compute,
+            buffers: [const { None }; BUFFERS],
+            next: 0,
+            release: Release::start()?,
+            _constant_memory: constant_memory,
+        })
+    }
+
+    /// The stream that computes, of the device's primary context.
+    pub fn stream(&self) -> &Arc<CudaStream> {
+        &self.compute
+    }
+
+    /// Queues the copy and the kernels of the batch in `slot`, which `batch` looks at, and returns
+    /// at once. The slot is dropped, on another thread, as soon as its bytes are on the device. It
+    /// should be page-locked ([`crate::PinnedMemory`]): from the heap, the copy is slower and the
+    /// call waits for it.
+    ///
+    /// A batch of the loader goes in as `stage.submit(batch, Batch::as_ref)`.
+    ///
+    /// # Errors
+    /// When the batch has a shape that the kernels cannot do, or the driver refuses.
+    pub fn submit<S: Send + 'static>(
+        &mut self,
+        slot: S,
+        batch: impl for<'a> Fn(&'a S) -> BatchRef<'a>,
+    ) -> Result<DeviceTensors, GpuError> {
+        let slot = Box::new(slot);
+        let seen = batch(&slot);
+        let shape = self.plan.shape(seen)?;
+        let tensors = DeviceTensors::new(&self.plan, &self.compute, &shape, seen)?;
+        let turn = self.next;
+        let address = self.buffer(turn, seen.bytes().len())?;
+        let launches = self.plan.launches(&shape, &self.constants, &tensors.addresses(address))?;
+        self.next = (turn + 1) % BUFFERS;
+        let copied = self.copy(slot, &batch, turn)?;
+        self.compute.wait(&copied).map_err(GpuError::driver("order streams"))?;
+        let ran = self.run(&launches);
+        // Recorded even after a failure: some kernels may have been started.
+        if let Some(incoming) = &self.buffers[turn] {
+            record(&incoming.read, &self.compute)?;
+        }
+        ran?;
+        record(tensors.ready(), &self.compute)?;
+        Ok(tensors)
+    }
+
+    /// Waits until everything that was submitted is done.
+    ///
+    /// # Errors
+    /// When any of it failed.
+    pub fn finish(&self) -> Result<(), GpuError> {
+        self.compute.synchronize().map_err(GpuError::driver("finish the queued batches"))
+    }
+
+    /// Makes buffer `turn` large enough and tells its address.
+    fn buffer(&mut self, turn: usize, bytes: usize) -> Result<Address, GpuError> {
+        let old = self.buffers[turn].take().filter(|b| b.bytes.len() >= bytes);
+        let incoming = match old {
+            Some(incoming) => incoming,
+            None => {
+                let bytes = DeviceBuffer::new(&self.compute, bytes)?;
+                let read = self.compute.record_event(None);
+                Incoming { bytes, read: read.map_err(GpuError::driver("record an event"))? }
+            }
+        };
+        let address = incoming.bytes.address();
+        self.buffers[turn] = Some(incoming);
+        Ok(address)
+    }
+
+    /// Queues the copy of the slot to buffer `turn`; its event. The slot is dropped after it.
+    fn copy<S: Send + 'static>(
+        &self,
+        slot: Box<S>,
+        batch: &impl for<'a> Fn(&'a S) -> BatchRef<'a>,
+        turn: usize,
+    ) -> Result<Arc<CudaEvent>, GpuError> {
+        let missing = || GpuError::shape("buffer", turn, "buffers are made before copies");
+        let incoming = self.buffers[turn].as_ref().ok_or_else(missing)?;
+        let flags = sys::CUevent_flags_enum::CU_EVENT_BLOCKING_SYNC;
+        let copied = self.compute.context().new_event(Some(flags));
+        let copied = Arc::new(copied.map_err(GpuError::driver("make an event"))?);
+        self.copies.wait(&incoming.read).map_err(GpuError::driver("order streams"))?;
+        let bytes = batch(&slot).bytes();
+        // SAFETY: the buffer has at least as many bytes (`buffer`) and is not read before `copied`;
+        // the slot's bytes stay where they are, in a box, until the copy is done: `release` waits
+        // for the event, the error path for the stream.
+        unsafe {
+            result::memcpy_htod_async(incoming.bytes.address().0, bytes, self.copies.cu_stream())
+        }
+        .map_err(GpuError::driver("copy a batch to the device"))?;
+        if let Err(error) = record(&copied, &self.copies) {
+            self.copies.synchronize().map_err(GpuError::driver("wait for a copy"))?;
+            return Err(error);
+        }
+        self.release.when_fired(Arc::clone(&copied), slot);
+        Ok(copied)
+    }
+
+    fn run(&self, launches: &[Launch]) -> Result<(), GpuError> {
+        for launch in launches {
+            // SAFETY: the plan made the launch for these buffers, all of the documented sizes: the
+            // slot's bytes, which this stream waited for, the constants, and tensors that nobody
+            // else knows yet. All of them are freed in this stream's order.
+            unsafe { self.kernels.run(launch, &self.compute) }?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for DeviceStage {
+    fn drop(&mut self) {
+        // The kernels are unloaded with the stage: let them end first.
+        if let Err(error) = self.compute.synchronize() {
+            tracing::warn!("the device stage ends with an error: {error}");
+        }
+    }
+}
+
+fn record(event: &CudaEvent, stream: &CudaStream) -> Result<(), GpuError> {
+    event.record(stream).map_err(GpuError::driver("record an event"))
+}
+
+/// The plan's constants on the device.
+fn copy_constants(
+    stream: &Arc<CudaStream>,
+    constants: &Constants,
+) -> Result<(Vec<DeviceBuffer>, ConstantAddresses), GpuError> {
+    let memory = vec![
+        DeviceBuffer::from_slice(stream, &constants.table)?,
+        DeviceBuffer::from_slice(stream, &constants.target_table)?,
+        DeviceBuffer::from_slice(stream, &constants.chosen)?,
+        DeviceBuffer::from_slice(stream, &constants.window)?,
+    ];
+    let addresses = ConstantAddresses {
+        table: memory[0].address(),
+        target_table: memory[1].address(),
+        chosen: memory[2].address(),
+        window: memory[3].address(),
+    };
+    Ok((memory, addresses))
+}

@@ -1,0 +1,80 @@
+//! The kernels in NVRTC's hands.
+
+use crate::GpuError;
+use crate::kernels::Program;
+use crate::nvrtc::{Nvrtc, Target, compile_cached};
+
+/// Set to 1, a missing NVRTC is a failure.
+const REQUIRE_NVRTC: &str = "TUBELET_REQUIRE_NVRTC";
+
+fn nvrtc() -> Option<Nvrtc> {
+    match Nvrtc::find() {
+        Ok(nvrtc) => Some(nvrtc),
+        Err(reason) => {
+            let required = std::env::var(REQUIRE_NVRTC).is_ok_and(|v| v == "1");
+            assert!(!required, "{REQUIRE_NVRTC}=1 and {reason}");
+            eprintln!("NVRTC: skipped: {reason}");
+            None
+        }
+    }
+}
+
+#[test]
+fn every_kernel_compiles_for_every_architecture() {
+    let Some(nvrtc) = nvrtc() else { return };
+    eprintln!("NVRTC {:?}", nvrtc.version());
+    for program in Program::ALL {
+        for arch in [80, 90, 100] {
+            let code = nvrtc.compile(program, Target::Machine(arch));
+            let code = code.unwrap_or_else(|e| panic!("{e}"));
+            assert!(code.starts_with(b"\x7fELF"), "{} for sm_{arch}", program.name());
+            for kernel in program.kernels() {
+                let found = code.windows(kernel.len()).any(|w| w == kernel.as_bytes());
+                assert!(found, "{kernel} is not in {} for sm_{arch}", program.name());
+            }
+        }
+        let text = nvrtc.compile(program, Target::Portable(80)).unwrap_or_else(|e| panic!("{e}"));
+        assert!(String::from_utf8_lossy(&text).contains(".target sm_80"));
+    }
+}
+
+#[test]
+fn an_unknown_architecture_is_an_error_with_a_log() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let error = nvrtc.compile(Program::Mix, Target::Machine(1)).expect_err("no such architecture");
+    assert!(matches!(error, GpuError::Compile { .. }), "{error}");
+    assert!(error.to_string().contains("sm_1"), "{error}");
+}
+
+#[test]
+fn the_second_compilation_comes_from_the_disk() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let target = Target::Machine(90);
+    let compile = || compile_cached(&nvrtc, Program::Mix, target, Some(folder.path()));
+    let first = compile().expect("compiles");
+    let files = || std::fs::read_dir(folder.path()).expect("a folder").count();
+    assert_eq!(files(), 1);
+    assert_eq!(compile().expect("is there"), first);
+    assert_eq!(files(), 1);
+    // A folder that cannot be made costs the cache, not the run.
+    let file = folder.path().join("file");
+    std::fs::write(&file, b"").expect("writes");
+    assert!(compile_cached(&nvrtc, Program::Mix, target, Some(&file)).is_ok());
+}
+
+#[test]
+fn a_device_gets_the_best_code_that_the_compiler_knows() {
+    let known = [75, 80, 90, 100];
+    assert_eq!(Target::of_device(90, &known), Some(Target::Machine(90)));
+    assert_eq!(Target::of_device(89, &known), Some(Target::Portable(80)));
+    assert_eq!(Target::of_device(120, &known), Some(Target::Portable(100)));
+    assert_eq!(Target::of_device(70, &known), None);
+}
+
+#[test]
+fn a_folder_without_the_library_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let error = Nvrtc::in_folder(folder.path()).err().expect("nothing there").to_string();
+    assert!(error.contains(&folder.path().display().to_string()), "{error}");
+}

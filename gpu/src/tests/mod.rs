@@ -1,0 +1,16 @@
+//! The kernels against the host's functions. Every body runs on each device: the host, where the
+//! kernels are compiled by the host's compiler, always; the GPU when there is one.
+//!
+//! With `TUBELET_REQUIRE_GPU=1` a missing GPU is a failure.
+
+mod compile;
+mod data;
+mod device;
+mod floats;
+mod hog;
+mod normalize;
+mod patch_norm;
+mod plan;
+#[cfg(host_kernels)]
+mod simulated;
+mod stage;

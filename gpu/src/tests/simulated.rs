@@ -1,0 +1,71 @@
+//! The device's side of this crate on a simulated driver: streams are threads that dawdle, kernels
+//! run on the host (`kernels/host/driver.cpp`). The tests of `stage` run once more, in a process that
+//! finds the simulation where it looks for CUDA.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Builds the simulation in `folder` under the names of the driver and of NVRTC.
+fn build(folder: &Path) {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/kernels/host");
+    let driver = folder.join("libcuda.so.1");
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
+    let mut command = Command::new(compiler);
+    command.args(["-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-ffp-contract=off", "-w"]);
+    command.arg(sources.join("driver.cpp")).arg(sources.join("host.cpp")).arg("-o").arg(&driver);
+    let output = command.output().expect("a C++ compiler");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::fs::copy(&driver, folder.join("libnvrtc.so.12")).expect("a copy");
+}
+
+/// Runs the tests whose name has `filter` with the simulation in `folder`; the call `failure` fails.
+fn run(folder: &Path, filter: &str, failure: &str) -> Output {
+    let program = std::env::current_exe().expect("this program");
+    let mut command = Command::new(program);
+    command.args([filter, "--nocapture", "--test-threads", "1"]);
+    command.env("LD_LIBRARY_PATH", folder);
+    command.env("TUBELET_NVRTC", folder).env("TUBELET_KERNEL_CACHE", folder.join("cache"));
+    command.env("TUBELET_REQUIRE_GPU", "1").env("TUBELET_SIMULATED_FAILURE", failure);
+    command.output().expect("runs")
+}
+
+#[track_caller]
+fn expect_passed(output: &Output, tests: usize) {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let passed = format!("test result: ok. {tests} passed");
+    assert!(output.status.success() && text.contains(&passed), "{text}{errors}");
+}
+
+#[test]
+fn the_stage_keeps_its_order_on_streams_that_dawdle() {
+    if std::env::var("TUBELET_REQUIRE_GPU").is_ok() {
+        return; // A real device, or the simulation itself.
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    build(folder.path());
+    for _ in 0..3 {
+        expect_passed(&run(folder.path(), "tests::stage", ""), 3);
+    }
+    // Kernels come from the disk in the second run and the third.
+    let kept = std::fs::read_dir(folder.path().join("cache")).expect("a cache").count();
+    assert_eq!(kept, crate::kernels::Program::ALL.len());
+    // A kernel of each kind through `Kernels::run`.
+    expect_passed(&run(folder.path(), "flat_", ""), 2);
+    expect_failures(folder.path());
+}
+
+/// Calls that fail become errors, or a way round, and never a panic in between.
+fn expect_failures(folder: &Path) {
+    expect_passed(&run(folder, "failing_stage", "cuLaunchKernel"), 1);
+    expect_passed(&run(folder, "failing_stage", "cuStreamWaitEvent"), 1);
+    expect_passed(&run(folder, "failing_stage", "cuMemAllocAsync"), 1);
+    expect_passed(&run(folder, "there_is_memory", "cuMemHostAlloc"), 1);
+    for (failure, reason) in
+        [("cuDeviceGetCount", "the driver sees 0"), ("cuDriverGetVersion", "CUDA 11.4")]
+    {
+        let output = run(folder, "batches_become", failure);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && errors.contains(reason), "{errors}");
+    }
+}

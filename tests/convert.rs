@@ -1,0 +1,118 @@
+//! Conversions that are killed, split into tasks, and joined.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::media;
+
+fn convert(data: &Path, out: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tubelet"));
+    command.arg("convert").arg(data).arg("-o").arg(out).args(["--shard-size", "24KiB"]).args(more);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+#[track_caller]
+fn whole(data: &Path, out: &Path, more: &[&str]) {
+    assert!(convert(data, out, more).status().expect("runs").success(), "{more:?}");
+}
+
+/// All files below a folder, with their bytes.
+fn tree(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(at) = folders.pop() {
+        for entry in std::fs::read_dir(&at).expect("readable") {
+            let path = entry.expect("readable").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path.strip_prefix(folder).expect("below").display().to_string();
+                files.insert(name, std::fs::read(&path).expect("readable"));
+            }
+        }
+    }
+    files
+}
+
+#[track_caller]
+fn same(a: &Path, b: &Path) {
+    let (a, b) = (tree(a), tree(b));
+    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+    for (name, bytes) in &a {
+        assert!(*bytes == b[name], "{name} differs");
+    }
+}
+
+/// Ten conversions in each format, each killed at another moment and started again until one ends.
+#[test]
+fn killed_and_resumed_is_byte_identical() {
+    let root = media::kinetics(14);
+    let work = tempfile::tempdir().expect("temporary folder");
+    for format in ["parquet", "webdataset", "folder"] {
+        let options = ["--video", "train", "--stride", "2", "--format", format, "--workers", "2"];
+        let reference = work.path().join(format!("{format}-whole"));
+        let started = Instant::now();
+        whole(root.path(), &reference, &options);
+        let duration = started.elapsed();
+        let killed = work.path().join(format!("{format}-killed"));
+        let mut kills = 0;
+        for n in 1..=10u32 {
+            let mut child = convert(root.path(), &killed, &options).spawn().expect("runs");
+            std::thread::sleep(duration * (n * 37 % 100) / 100 + Duration::from_millis(1));
+            kills += u32::from(child.try_wait().expect("known").is_none());
+            child.kill().expect("killed");
+            child.wait().expect("ended");
+        }
+        assert!(kills > 0, "nothing was killed in time");
+        whole(root.path(), &killed, &options);
+        same(&reference, &killed);
+    }
+}
+
+#[test]
+fn tasks_in_any_place_join_to_the_same_bytes_and_gaps_are_refused() {
+    let root = media::kinetics(9);
+    let work = tempfile::tempdir().expect("temporary folder");
+    let at = |name: &str| work.path().join(name);
+    whole(root.path(), &at("whole"), &[]);
+    for (task, out) in [("0/3", "shared"), ("2/3", "shared"), ("1/3", "elsewhere")] {
+        whole(root.path(), &at(out), &["--task", task, "--workers", "1"]);
+    }
+    let merge = |folders: &[&str]| {
+        let folders = folders.iter().map(|f| at(f));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tubelet"));
+        command.arg("merge").args(folders).output().expect("runs")
+    };
+    let gap = merge(&["shared"]);
+    let said = String::from_utf8_lossy(&gap.stderr).into_owned();
+    assert_eq!(gap.status.code(), Some(1), "{said}");
+    assert!(said.contains("train-00001-of-") && said.contains("run their tasks again"), "{said}");
+    assert!(merge(&["shared", "elsewhere"]).status.success());
+    same(&at("whole"), &at("shared"));
+    let other = media::kinetics(8);
+    whole(other.path(), &at("other"), &[]);
+    assert_eq!(merge(&["shared", "other"]).status.code(), Some(2));
+}
+
+#[test]
+fn the_summary_adds_up() {
+    let root = media::kinetics(6);
+    let clip = |n: u32| root.path().join(format!("train/idtrain{n:04}_000003_000013.mp4"));
+    std::fs::remove_file(clip(1)).expect("removed");
+    media::write(&clip(2), b"not a video");
+    let out = root.path().join("out");
+    let mut command = convert(root.path(), &out, &["--min-frames", "22", "--video", "train"]);
+    let output = command.stderr(Stdio::piped()).output().expect("runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let line = "6 listed = 3 written + 1 missing + 1 broken + 1 filtered";
+    assert!(output.status.success() && said.contains(line), "{said}");
+    let text = std::fs::read_to_string(out.join("manifest.json")).expect("written");
+    let manifest: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(manifest["counts"]["listed"], 6);
+    assert!(manifest["quality"]["psnr_db"].as_f64().is_some_and(|db| db > 25.0), "{manifest}");
+    let quarantine = std::fs::read_to_string(out.join("quarantine.tsv")).expect("written");
+    assert!(quarantine.starts_with("train/idtrain0002") && quarantine.contains("not a video"));
+}

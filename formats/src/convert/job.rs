@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::records::{JobRecord, Outcome, SampleRecord, Settings, ShardRecord, to_json};
 use super::records::{temporary, write_atomically};
-use super::sample::{Maker, Prepared};
+use super::sample::{Maker, Payload, Prepared};
 use super::sink::Sink;
 use super::{ConvertOptions, Format, Images, OnBroken, Videos};
 use crate::error::{FormatError, FormatErrorKind};
@@ -111,12 +111,29 @@ impl<'a> Job<'a> {
                 samples.push(record);
             }
         }
+        if measured.2 == 0 {
+            measured = self.measure_one(n, &samples);
+        }
         let (bytes, xxh3) = sink.finish()?;
         if self.options.format != Format::Folder {
             std::fs::rename(temporary(&path), &path).map_err(|e| FormatError::new(&path, e))?;
         }
         let record = ShardRecord { file, bytes, xxh3, samples, measured };
         write_atomically(&self.record.record_path(self.out, n), to_json(&record).as_bytes())
+    }
+
+    /// Re-encodes the first sample of shard `n` that was written once more, to measure its error.
+    /// For shards whose first sample is left out and that hold none of the drawn ones.
+    fn measure_one(&self, n: usize, samples: &[SampleRecord]) -> (f64, u64, u64) {
+        let settings = &self.record.settings;
+        let written = samples.iter().position(|s| s.outcome == Outcome::Written);
+        let Some(at) = written.filter(|_| settings.reencodes()) else { return (0.0, 0, 0) };
+        let record = self.reader.record(self.shards[n].start + at);
+        let prepared = Maker::new(self.reader, settings).make(&record, true);
+        match prepared.result {
+            Ok(Payload { error: Some((sum, values)), .. }) => (sum, values, 1),
+            _ => (0.0, 0, 0),
+        }
     }
 
     /// Shard `n` in pieces that fit into memory.

@@ -37,6 +37,16 @@ pub(crate) struct Settings {
     pub(crate) kind: MediaKind,
 }
 
+impl Settings {
+    /// Whether payloads are made anew rather than copied.
+    pub(crate) fn reencodes(&self) -> bool {
+        match self.kind {
+            MediaKind::Video => self.video != Videos::Keep,
+            MediaKind::Image | MediaKind::Jpeg => self.images != Images::Keep,
+        }
+    }
+}
+
 /// What is remembered of a finished shard.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ShardRecord {

@@ -97,7 +97,12 @@ struct VideoEncoder {
     packet: *mut c::AVPacket,
     sws: *mut c::SwsContext,
     size: Size,
+    /// A frame's pixels and [`PADDING`].
+    rgb: Vec<u8>,
 }
+
+/// Bytes that the colour converter may read past the last pixel.
+const PADDING: usize = 64;
 
 impl VideoEncoder {
     fn new(o: &EncodeOptions) -> Result<Self, EncodeError> {
@@ -111,6 +116,7 @@ impl VideoEncoder {
                 packet: c::av_packet_alloc(),
                 sws: ptr::null_mut(),
                 size: o.size,
+                rgb: vec![0; o.size.area() * 3 + PADDING],
             };
             video.open_codec(o)?;
             video.open_frame()?;
@@ -143,8 +149,10 @@ impl VideoEncoder {
             let quiet = (o.codec == "libx265").then(|| {
                 ("x265-params".to_owned(), "log-level=none:pools=none:frame-threads=1".to_owned())
             });
+            // Equal bytes on every machine: see `VideoSettings::x264`.
+            let plain = (o.codec == "libx264").then(|| ("mbtree".to_owned(), "0".to_owned()));
             let crf = o.crf.map(|crf| ("crf".to_owned(), crf.to_string()));
-            for (key, value) in quiet.iter().chain(&crf).chain(&o.extra) {
+            for (key, value) in quiet.iter().chain(&plain).chain(&crf).chain(&o.extra) {
                 c::av_dict_set(&mut settings, text(key)?.as_ptr(), text(value)?.as_ptr(), 0);
             }
             let code = c::avcodec_open2(self.codec, found, &mut settings);
@@ -197,11 +205,12 @@ impl VideoEncoder {
         if rgb.len() != self.size.area() * 3 {
             return Err(EncodeError(format!("{} bytes are no frame of {}", rgb.len(), self.size)));
         }
+        self.rgb[..rgb.len()].copy_from_slice(rgb);
         // SAFETY: the pixels were just checked; the frame is made writable before it is written.
         unsafe {
             check(c::av_frame_make_writable(self.frame))?;
             let stride = [self.size.width as c_int * 3, 0, 0, 0];
-            let planes = [rgb.as_ptr(), ptr::null(), ptr::null(), ptr::null()];
+            let planes = [self.rgb.as_ptr(), ptr::null(), ptr::null(), ptr::null()];
             check(c::sws_scale(
                 self.sws,
                 planes.as_ptr(),

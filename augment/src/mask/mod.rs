@@ -1,7 +1,7 @@
 //! Mask families, one file each, and the published ways to round a ratio to a count.
 //!
 //! Every family takes its randomness from the stream handed in and returns a [`Mask`] whose `true`
-//! entries are hidden. [`file`] is what a recipe says; [`crate::policy`] turns it into one family
+//! entries are hidden. [`mod@file`] is what a recipe says; [`crate::policy`] turns it into one family
 //! with its counts for one token grid.
 
 pub mod block;

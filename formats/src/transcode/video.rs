@@ -259,10 +259,13 @@ impl Drop for Writer<'_> {
 }
 
 impl VideoSettings {
-    /// Options of FFmpeg's libx264 that make the promised structure.
+    /// Options of FFmpeg's libx264 that make the promised structure. Without macroblock-tree rate
+    /// control: its AVX-512 code reads memory that nobody wrote, and its results differ from one
+    /// instruction set to the next, so the same video would not give the same bytes.
     fn x264(&self) -> Vec<(&'static std::ffi::CStr, String)> {
         let structure = format!(
-            "keyint={GOP}:min-keyint={GOP}:scenecut=0:open-gop=0:bframes={}:b-adapt=0:b-pyramid=none",
+            "keyint={GOP}:min-keyint={GOP}:scenecut=0:open-gop=0:bframes={}:b-adapt=0:b-pyramid=none:\
+             mbtree=0",
             self.stride - 1
         );
         let plain = if self.small { "" } else { ":cabac=0:no-deblock=1" };

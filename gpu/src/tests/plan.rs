@@ -162,7 +162,7 @@ fn recipes_that_the_device_cannot_do_yet_are_refused() {
     };
     let mixed = ["finetune.augment={mixup=0.8}"];
     assert!(refuse(&built_in("mae-tiny", Stage::Finetune, &mixed)).contains("mixup or CutMix: 1"));
-    let views = ["pretrain.views=[{size=32}]"];
+    let views = ["pretrain.views=[{size=32, resize=\"bicubic\"}]"];
     let views = built_in("mae-tiny", Stage::Pretrain, &views);
     assert!(refuse(&views).contains("further views of a row: 1"));
 }

@@ -47,7 +47,7 @@ pub(crate) fn error_text(error: &anyhow::Error) -> String {
 /// A data set on the command line.
 #[derive(Args, Clone)]
 pub(crate) struct DataArgs {
-    /// Data set: a folder, a list file or a Parquet file
+    /// Data set: a folder, a list, an archive (.tar, .beton) or a Parquet file
     pub(crate) path: PathBuf,
     #[command(flatten)]
     pub(crate) how: HowArgs,
@@ -65,6 +65,15 @@ pub(crate) struct HowArgs {
     /// Annotation file, where it is not at its usual place
     #[arg(long, value_name = "FILE")]
     pub(crate) annotations: Option<PathBuf>,
+    /// What separates the fields of a list [default: found out line by line]
+    #[arg(long, value_name = "CHARACTER")]
+    pub(crate) separator: Option<char>,
+    /// Of samples with several media (webdataset, mds, beton): the one to take
+    #[arg(long, value_name = "NAME")]
+    pub(crate) field: Option<String>,
+    /// Decompress .tar.gz archives once, to .tubelet/ beside them: they have no random access
+    #[arg(long)]
+    pub(crate) unpack: bool,
 }
 
 fn layout_help() -> String {
@@ -79,6 +88,9 @@ impl HowArgs {
             layout: self.layout,
             split: self.split.clone().unwrap_or_else(|| split.to_owned()),
             annotations: self.annotations.clone(),
+            separator: self.separator,
+            field: self.field.clone(),
+            unpack: self.unpack,
         }
     }
 }

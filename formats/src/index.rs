@@ -16,7 +16,7 @@ use tubelet_core::MediaInfo;
 
 use crate::decode::decoder;
 use crate::error::{DecodeError, FormatError, FormatErrorKind};
-use crate::record::{Record, ShardReader, Span};
+use crate::record::{ShardReader, Span};
 
 /// One sample's line.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,7 +49,7 @@ impl Index {
                     Ok(bytes) => decoder.probe(bytes).map_err(|e| e.to_string()),
                     Err(error) => Err(error.to_string()),
                 };
-                let (bytes, mtime) = stamp_of(&record);
+                let (bytes, mtime) = stamp_of(&record.span);
                 Line { name: record.name, bytes, mtime, facts: facts.map(Arc::new) }
             }
         });
@@ -72,24 +72,16 @@ impl Index {
         self.lines.iter().filter_map(broken).collect()
     }
 
-    /// The facts of the sample `name` if its file is unchanged since.
-    pub fn find(&self, name: &str, path: &Path) -> Option<Arc<MediaInfo>> {
+    /// The facts of the sample `name` if what it is read from is unchanged since.
+    pub fn find(&self, name: &str, span: &Span) -> Option<Arc<MediaInfo>> {
         let line = &self.lines[*self.places.get(name)?];
-        (stamp(path) == (line.bytes, line.mtime)).then(|| line.facts.as_ref().ok().cloned())?
+        (stamp_of(span) == (line.bytes, line.mtime)).then(|| line.facts.as_ref().ok().cloned())?
     }
 
     /// Where [`crate::open`] finds the index of `split`: in the data set's `.tubelet` folder, or in
     /// the user's cache folder where that cannot be written.
     pub fn default_path(root: &Path, split: &str) -> PathBuf {
-        let name = format!("index-{split}.parquet");
-        let folder = if root.is_dir() { root } else { root.parent().unwrap_or(root) };
-        let beside = folder.join(".tubelet").join(&name);
-        if beside.is_file() || is_writable(folder) {
-            return beside;
-        }
-        let full = root.canonicalize().unwrap_or_else(|_| root.to_owned());
-        let hash = xxhash_rust::xxh3::xxh3_64(full.to_string_lossy().as_bytes());
-        cache_folder().join("tubelet").join(format!("{hash:016x}-{name}"))
+        side_path(root, &format!("index-{split}.parquet"))
     }
 
     /// Writes the index, whole or not at all.
@@ -211,16 +203,31 @@ fn lines_of(batch: &RecordBatch) -> Option<Vec<Line>> {
     (0..batch.num_rows()).map(line).collect()
 }
 
-fn stamp_of(record: &Record) -> (u64, u64) {
-    match &record.span {
+/// What tells that a source is the same: a file's size and time, a range's length and place.
+fn stamp_of(span: &Span) -> (u64, u64) {
+    match span {
         Span::File(path) => stamp(path),
-        Span::Range { bytes, .. } => (bytes.end - bytes.start, 0),
+        Span::Range { bytes, .. } => (bytes.end - bytes.start, bytes.start),
         Span::Cell { .. } => (0, 0),
     }
 }
 
+/// Where things found out about `root` are kept under `name`: its `.tubelet` folder, or the user's
+/// cache folder where that cannot be written.
+pub(crate) fn side_path(root: &Path, name: &str) -> PathBuf {
+    let folder = if root.is_dir() { root } else { root.parent().unwrap_or(root) };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let beside = folder.join(".tubelet").join(name);
+    if beside.is_file() || is_writable(folder) {
+        return beside;
+    }
+    let full = root.canonicalize().unwrap_or_else(|_| root.to_owned());
+    let hash = xxhash_rust::xxh3::xxh3_64(full.to_string_lossy().as_bytes());
+    cache_folder().join("tubelet").join(format!("{hash:016x}-{name}"))
+}
+
 /// Size and modification time in nanoseconds; zeros where there is no such file.
-fn stamp(path: &Path) -> (u64, u64) {
+pub(crate) fn stamp(path: &Path) -> (u64, u64) {
     let Ok(meta) = std::fs::metadata(path) else { return (0, 0) };
     let since = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
     (meta.len(), since.map_or(0, |d| d.as_nanos() as u64))

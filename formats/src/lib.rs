@@ -23,6 +23,7 @@ pub mod decode;
 pub mod encode;
 pub mod error;
 mod facts;
+mod frames;
 pub mod index;
 #[cfg(feature = "video")]
 mod mux;

@@ -272,10 +272,17 @@ pub(super) fn sizes(reader: &dyn ShardReader) -> Vec<u64> {
 
 fn size_of_payload(record: &Record) -> u64 {
     match &record.span {
+        Span::File(path) if path.is_dir() => bytes_below(path),
         Span::File(path) => std::fs::metadata(path).map_or(0, |m| m.len()),
         Span::Range { bytes, .. } => bytes.end - bytes.start,
         Span::Cell { .. } => 1 << 17,
     }
+}
+
+/// Bytes of the files in a folder of frames.
+fn bytes_below(folder: &Path) -> u64 {
+    let files = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    files.filter_map(|entry| entry.metadata().ok()).map(|m| m.len()).sum()
 }
 
 /// Consecutive samples of about `limit` bytes together, at least one each.

@@ -151,6 +151,7 @@ fn extension(name: &str, bytes: &[u8]) -> String {
     match own {
         Some(own) if crate::dataset::kind_by_name(path) == kind => own,
         _ => match kind {
+            Some(MediaKind::Video) if bytes.starts_with(b"RIFF") => "avi",
             Some(MediaKind::Video) => "mp4",
             Some(MediaKind::Image) => "png",
             Some(MediaKind::Jpeg) | None => "jpg",

@@ -31,7 +31,7 @@ pub(super) fn list_classes(root: &Path, base: &Path) -> Result<Listing, FormatEr
     let mut listing = Listing::default();
     for path in media {
         let label = class_of(&path).and_then(|c| classes.binary_search(&c).ok());
-        listing.add(root, path, label.map(|l| l as u32));
+        listing.add_found(root, path, label.map(|l| l as u32));
     }
     listing.classes = classes;
     Ok(listing)

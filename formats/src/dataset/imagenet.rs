@@ -5,14 +5,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::folder::list_classes;
-use super::{Listing, sorted};
+use super::{Listing, ilsvrc, sorted};
 use crate::error::FormatError;
+use crate::shard::OpenOptions;
 
 /// Whether there is a split folder with wnid folders in it.
 pub(super) fn looks_like(root: &Path, split: &str) -> bool {
-    let is_wnid = |name: &str| {
-        name.len() == 9 && name.starts_with('n') && name[1..].bytes().all(|b| b.is_ascii_digit())
-    };
     [root.join(split), root.to_owned()].iter().any(|folder| {
         sorted(folder).is_ok_and(|entries| {
             entries
@@ -22,9 +20,18 @@ pub(super) fn looks_like(root: &Path, split: &str) -> bool {
     })
 }
 
+/// Whether this is a WordNet number: `n` and eight digits.
+pub(super) fn is_wnid(name: &str) -> bool {
+    name.len() == 9 && name.starts_with('n') && name[1..].bytes().all(|b| b.is_ascii_digit())
+}
+
 /// Lists `root/split`, or `root` itself where that is the split's folder. Classes are the folders of
-/// all splits together, so that they agree.
-pub(super) fn list(root: &Path, split: &str) -> Result<Listing, FormatError> {
+/// all splits together, so that they agree. Archives are listed where the split's are there.
+pub(super) fn list(root: &Path, options: &OpenOptions) -> Result<Listing, FormatError> {
+    let split = options.split.as_str();
+    if root.is_file() || ilsvrc::looks_like(root, split) {
+        return ilsvrc::list(root, options);
+    }
     let inside = root.join(split);
     let base = if inside.is_dir() { inside } else { root.to_owned() };
     let mut listing = list_classes(root, &base)?;

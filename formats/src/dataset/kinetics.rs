@@ -1,20 +1,23 @@
-//! Kinetics 400/600/700: official CSV files and clip files.
+//! Kinetics 400/600/700: official CSV or JSON files, and clips in folders or archives.
 //!
-//! `label,youtube_id,time_start,time_end,split[,is_cc]`; clips are
-//! `<split>/[<class>/]<youtube_id>[_<start>_<end>].<ext>` with the times plain or padded to six
-//! digits and spaces of the class kept or replaced by `_`. Class ids are the sorted names over all
-//! annotation files of the data set, so that its splits agree.
+//! CSV: `label,youtube_id,time_start,time_end,split[,is_cc]`; JSON: `{id: {annotations: {label,
+//! segment}, subset}}`. Clips are called `<youtube_id>[_<start>_<end>].<ext>`, the times plain or
+//! padded to six digits, and lie anywhere below a folder of the split: flat, in class folders, or in
+//! the tar and tar.gz files of the CVDF mirror (looked into where a folder has no loose clips). What
+//! lies in `replacement` stands for a broken clip of the same name. Class ids are the sorted names
+//! over all annotation files of the data set, so that its splits agree.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Listing, extension, sorted};
+use super::{Listing, extension, kind_by_name, media_below, read_text, shards, sorted};
 use crate::error::{FormatError, FormatErrorKind};
+use crate::shard::OpenOptions;
+use crate::shard::catalogue::Item;
 
-const EXTENSIONS: [&str; 4] = ["mp4", "mkv", "webm", "avi"];
-
+/// One clip of the annotations.
 #[derive(Deserialize)]
 struct Row {
     #[serde(default)]
@@ -24,22 +27,38 @@ struct Row {
     time_start: Option<f64>,
     #[serde(default)]
     time_end: Option<f64>,
+    #[serde(default)]
+    split: String,
 }
 
-/// Whether there is an annotation file with Kinetics' header.
+/// One clip of a JSON file.
+#[derive(Deserialize)]
+struct Clip {
+    #[serde(default)]
+    annotations: Option<Annotations>,
+    #[serde(default)]
+    subset: String,
+}
+
+#[derive(Deserialize)]
+struct Annotations {
+    #[serde(default)]
+    label: String,
+    #[serde(default)]
+    segment: Option<(f64, f64)>,
+}
+
+/// Whether there is an annotation file of Kinetics' form.
 pub(super) fn looks_like(root: &Path) -> bool {
     annotation_files(root).is_ok_and(|files| !files.is_empty())
 }
 
-/// Lists the clips of `split`.
-pub(super) fn list(
-    root: &Path,
-    split: &str,
-    annotations: Option<&Path>,
-) -> Result<Listing, FormatError> {
+/// Lists the clips of the split.
+pub(super) fn list(root: &Path, options: &OpenOptions) -> Result<Listing, FormatError> {
+    let split = options.split.as_str();
     let mut files = annotation_files(root)?;
-    let wanted = match annotations {
-        Some(path) => path.to_owned(),
+    let wanted = match &options.annotations {
+        Some(path) => path.clone(),
         None => split_file(root, split, &files)?,
     };
     if !files.contains(&wanted) {
@@ -51,34 +70,169 @@ pub(super) fn list(
     }
     let classes: Vec<String> = names.into_iter().collect();
     let mut listing = Listing::default();
-    for row in read(&wanted)? {
+    let clips = Clips::find(root, split, options.unpack, &mut listing)?;
+    for row in of_split(read(&wanted)?, split) {
         let label = classes.binary_search(&row.label).ok().map(|l| l as u32);
-        listing.add(root, locate(root, split, &row), label);
+        let stems = stems(&row);
+        match stems.iter().find_map(|stem| clips.0.get(stem)) {
+            Some(Place::File(path)) => listing.add_found(root, path.clone(), label),
+            Some(Place::Member(archive, shard, item)) => {
+                listing.add_item(root, archive, *shard, item, label);
+            }
+            None => listing.missing.push(format!("{split}/{}.mp4", stems[0])),
+        }
     }
     listing.classes = classes;
     Ok(listing)
 }
 
-/// CSV files with Kinetics' header in `root` and `root/annotations`, sorted.
+/// Rows of one split where a file has several.
+fn of_split(mut rows: Vec<Row>, split: &str) -> Vec<Row> {
+    // The files say `val`, `validate` and `validation`.
+    let short = |s: &str| s.chars().take(3).collect::<String>().to_lowercase();
+    let splits: BTreeSet<String> = rows.iter().map(|r| short(&r.split)).collect();
+    if splits.len() > 1 && splits.contains(&short(split)) {
+        rows.retain(|r| short(&r.split) == short(split));
+    }
+    rows
+}
+
+/// Where a clip is.
+enum Place {
+    File(PathBuf),
+    Member(PathBuf, u32, Item),
+}
+
+/// Clips by the stems of their names.
+struct Clips(HashMap<String, Place>);
+
+impl Clips {
+    /// Those of the split, which replacements override.
+    fn find(
+        root: &Path,
+        split: &str,
+        unpack: bool,
+        listing: &mut Listing,
+    ) -> Result<Self, FormatError> {
+        let mut clips = Self(HashMap::new());
+        let short = if matches!(split, "validation" | "validate") { "val" } else { split };
+        let long = if short == "val" { "validation" } else { split };
+        let named = [split, short, long, "validate"].map(str::to_owned);
+        let mut folders: Vec<String> = named[..if short == "val" { 4 } else { 3 }].to_vec();
+        for name in [split, short] {
+            folders.extend([format!("videos_{name}"), format!("{name}_256")]);
+        }
+        folders.sort();
+        folders.dedup();
+        for folder in folders.iter().map(|f| root.join(f)).filter(|f| f.is_dir()) {
+            clips.add_folder(&folder, unpack, listing)?;
+        }
+        let archive = |path: &Path, word: &str| {
+            path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(word))
+        };
+        for path in shards::tars(root).iter().filter(|p| archive(p, short)) {
+            clips.add_archive(path, unpack, listing)?;
+        }
+        if clips.0.is_empty() {
+            clips.add_folder(root, unpack, listing)?;
+        }
+        for path in sorted(root)?.iter().filter(|p| archive(p, "replacement")) {
+            if path.is_dir() {
+                clips.add_folder(path, unpack, listing)?;
+            } else if shards::tars(root).contains(path) {
+                clips.add_archive(path, unpack, listing)?;
+            }
+        }
+        Ok(clips)
+    }
+
+    /// Adds the clips below a folder or, where there are none, those of the archives in it.
+    fn add_folder(
+        &mut self,
+        folder: &Path,
+        unpack: bool,
+        listing: &mut Listing,
+    ) -> Result<(), FormatError> {
+        let media = media_below(folder)?;
+        if media.is_empty() {
+            let archives = shards::tars(folder);
+            return archives.iter().try_for_each(|path| self.add_archive(path, unpack, listing));
+        }
+        for path in media {
+            self.0.insert(stem(&path), Place::File(path));
+        }
+        Ok(())
+    }
+
+    fn add_archive(
+        &mut self,
+        path: &Path,
+        unpack: bool,
+        listing: &mut Listing,
+    ) -> Result<(), FormatError> {
+        let (file, items) = shards::members(path, unpack)?;
+        let shard = listing.add_archive(file);
+        for item in items.into_iter().filter(|i| kind_by_name(Path::new(&i.name)).is_some()) {
+            let stem = stem(Path::new(&item.name));
+            self.0.insert(stem, Place::Member(path.to_owned(), shard, item));
+        }
+        Ok(())
+    }
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Names that a clip may have, the usual one first.
+fn stems(row: &Row) -> Vec<String> {
+    let mut stems = Vec::new();
+    if let (Some(start), Some(end)) = (row.time_start, row.time_end) {
+        let (start, end) = (start as i64, end as i64);
+        stems.push(format!("{}_{start:06}_{end:06}", row.youtube_id));
+        stems.push(format!("{}_{start}_{end}", row.youtube_id));
+    }
+    stems.push(row.youtube_id.clone());
+    stems
+}
+
+/// Annotation files in `root` and `root/annotations`, sorted: those in CSV or, without any, in JSON.
 fn annotation_files(root: &Path) -> Result<Vec<PathBuf>, FormatError> {
     let mut files = Vec::new();
     for folder in [root.to_owned(), root.join("annotations")] {
         if folder.is_dir() {
-            files.extend(sorted(&folder)?.into_iter().filter(|p| has_header(p)));
+            files.extend(sorted(&folder)?);
         }
     }
-    Ok(files)
+    let csv: Vec<PathBuf> = files.iter().filter(|p| has_header(p)).cloned().collect();
+    files.retain(|p| csv.is_empty() && is_json(p));
+    Ok(if csv.is_empty() { files } else { csv })
 }
 
 fn has_header(path: &Path) -> bool {
     if extension(path) != "csv" {
         return false;
     }
-    let mut line = String::new();
-    std::fs::File::open(path).is_ok_and(|file| {
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(file), &mut line).is_ok()
-            && line.split(',').any(|column| column.trim().trim_matches('"') == "youtube_id")
-    })
+    let line = beginning(path, 4096);
+    let line = line.lines().next().unwrap_or_default();
+    line.split(',').any(|column| column.trim().trim_matches('"') == "youtube_id")
+}
+
+/// Whether a JSON file begins with a clip of Kinetics.
+fn is_json(path: &Path) -> bool {
+    let wanted = ["\"annotations\"", "\"segment\"", "\"subset\""];
+    extension(path) == "json" && {
+        let text = beginning(path, 4096);
+        wanted.iter().all(|word| text.contains(word))
+    }
+}
+
+fn beginning(path: &Path, bytes: u64) -> String {
+    let mut text = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| {
+        std::io::Read::read_to_end(&mut std::io::Read::take(file, bytes), &mut text)
+    });
+    read.map(|_| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
 }
 
 /// The annotation file whose name has `split` in it.
@@ -100,6 +254,9 @@ fn split_file(root: &Path, split: &str, files: &[PathBuf]) -> Result<PathBuf, Fo
 }
 
 fn read(path: &Path) -> Result<Vec<Row>, FormatError> {
+    if extension(path) == "json" {
+        return read_json(path);
+    }
     let at = |e: csv::Error| {
         let line = e.position().map_or(0, csv::Position::line);
         FormatError::malformed(path, e.to_string()).at(format!("line {line}"))
@@ -113,32 +270,15 @@ fn read(path: &Path) -> Result<Vec<Row>, FormatError> {
         .collect()
 }
 
-/// The clip's file: the first name that exists, else the usual one.
-fn locate(root: &Path, split: &str, row: &Row) -> PathBuf {
-    let mut stems = Vec::new();
-    if let (Some(start), Some(end)) = (row.time_start, row.time_end) {
-        stems.push(format!("{}_{:06}_{:06}", row.youtube_id, start as i64, end as i64));
-        stems.push(format!("{}_{}_{}", row.youtube_id, start as i64, end as i64));
-    }
-    stems.push(row.youtube_id.clone());
-    let mut bases = Vec::new();
-    let short = if split == "validation" { "val" } else { split };
-    for base in [root.join(split), root.join(short), root.to_owned()] {
-        bases.push(base.clone());
-        if !row.label.is_empty() {
-            bases.push(base.join(&row.label));
-            bases.push(base.join(row.label.replace(' ', "_")));
-        }
-    }
-    for base in bases.iter().filter(|b| b.is_dir()) {
-        for stem in &stems {
-            for extension in EXTENSIONS {
-                let path = base.join(format!("{stem}.{extension}"));
-                if path.is_file() {
-                    return path;
-                }
-            }
-        }
-    }
-    root.join(split).join(format!("{}.mp4", stems[0]))
+fn read_json(path: &Path) -> Result<Vec<Row>, FormatError> {
+    let clips: BTreeMap<String, Clip> = serde_json::from_str(&read_text(path)?).map_err(|e| {
+        FormatError::malformed(path, e.to_string()).at(format!("line {}", e.line()))
+    })?;
+    let row = |(youtube_id, clip): (String, Clip)| {
+        let (label, segment) =
+            clip.annotations.map_or_else(Default::default, |a| (a.label, a.segment));
+        let (time_start, time_end) = (segment.map(|s| s.0), segment.map(|s| s.1));
+        Row { label, youtube_id, time_start, time_end, split: clip.subset }
+    };
+    Ok(clips.into_iter().map(row).collect())
 }

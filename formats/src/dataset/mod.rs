@@ -3,41 +3,84 @@
 //! A layout only lists; it opens no medium. Files that annotations name but the disk lacks are
 //! collected in [`Listing::missing`].
 
+mod beton;
+mod detect;
 mod folder;
+mod frames;
+mod hmdb51;
+mod ilsvrc;
 mod imagenet;
 mod kinetics;
 mod list;
+mod mat5;
+mod mds;
+mod shards;
 mod ssv2;
+#[cfg(all(test, feature = "video"))]
+mod tests;
+mod truth;
+mod ucf101;
+mod webdataset;
 
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use tubelet_core::Size;
+
 use crate::error::{FormatError, FormatErrorKind};
 use crate::record::MediaKind;
-use crate::shard::parquet::is_shard;
+use crate::shard::OpenOptions;
+
+pub use detect::detect;
 
 /// A known way to lay a data set out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Layout {
-    /// `{train,val}/<wnid>/*.JPEG`; classes are the sorted folder names.
+    /// `{train,val}/<wnid>/*.JPEG`, or the ILSVRC2012 archives as downloaded; classes are the sorted
+    /// wnids.
     Imagenet,
-    /// Kinetics' CSV files and `<split>/<id>_<start>_<end>.mp4`.
+    /// Kinetics' CSV or JSON files and `<id>_<start>_<end>.mp4`, in folders or archives.
     Kinetics,
-    /// Something-Something v2's JSON files and `<id>.webm`.
+    /// Something-Something's JSON (v2) or CSV (v1) files and `<id>.webm`, or a folder of frames each.
     Ssv2,
-    /// Text lines `path label`, as VideoMAE and SlowFast read them.
+    /// UCF101's split files and `<Class>/v_<Class>_g01_c01.avi`.
+    Ucf101,
+    /// HMDB51's split files and `<class>/<name>.avi`.
+    Hmdb51,
+    /// Text lines `path label`, as VideoMAE, SlowFast and mmaction2 read them.
     List,
+    /// WebDataset's tar files: members of one key are one sample.
+    Webdataset,
+    /// Any tree of folders of numbered pictures; each is a video.
+    Frames,
     /// Any tree of media; the first folder level is the class.
     Folder,
+    /// MosaicML's MDS: `index.json` and its shards.
+    Mds,
+    /// FFCV's `.beton` file.
+    Beton,
     /// Parquet shards with an `image` or `video` column.
     Parquet,
 }
 
 impl Layout {
     /// All layouts.
-    pub const ALL: [Self; 6] =
-        [Self::Imagenet, Self::Kinetics, Self::Ssv2, Self::List, Self::Folder, Self::Parquet];
+    pub const ALL: [Self; 12] = [
+        Self::Imagenet,
+        Self::Kinetics,
+        Self::Ssv2,
+        Self::Ucf101,
+        Self::Hmdb51,
+        Self::List,
+        Self::Webdataset,
+        Self::Frames,
+        Self::Folder,
+        Self::Mds,
+        Self::Beton,
+        Self::Parquet,
+    ];
 
     /// Its name on the command line.
     pub const fn name(self) -> &'static str {
@@ -45,8 +88,14 @@ impl Layout {
             Self::Imagenet => "imagenet",
             Self::Kinetics => "kinetics",
             Self::Ssv2 => "ssv2",
+            Self::Ucf101 => "ucf101",
+            Self::Hmdb51 => "hmdb51",
             Self::List => "list",
+            Self::Webdataset => "webdataset",
+            Self::Frames => "frames",
             Self::Folder => "folder",
+            Self::Mds => "mds",
+            Self::Beton => "beton",
             Self::Parquet => "parquet",
         }
     }
@@ -62,28 +111,66 @@ impl FromStr for Layout {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(layout) = Self::ALL.into_iter().find(|l| l.name() == text) {
-            return Ok(layout);
-        }
         let known = Self::ALL.map(Self::name).join(", ");
-        match text {
-            "ucf101" | "hmdb51" | "webdataset" => {
-                Err(format!("layout `{text}` is not supported yet; supported: {known}"))
-            }
-            _ => Err(format!("unknown layout `{text}`; known: {known}")),
-        }
+        let found = Self::ALL.into_iter().find(|l| l.name() == text);
+        found.ok_or_else(|| format!("unknown layout `{text}`; known: {known}"))
     }
+}
+
+/// Where a sample's bytes come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A file of its own.
+    File(PathBuf),
+    /// A folder of numbered pictures, a frame each.
+    Frames {
+        /// The folder.
+        folder: PathBuf,
+        /// Number of frames that annotations tell; all that are there where absent.
+        count: Option<u32>,
+        /// Frames per second.
+        fps: u32,
+    },
+    /// Bytes of an archive.
+    Range {
+        /// Number of the archive.
+        shard: u32,
+        /// Bytes within it.
+        bytes: Range<u64>,
+    },
+    /// Decoded pixels in an archive: packed RGB, rows from the top without padding.
+    Pixels {
+        /// Number of the archive.
+        shard: u32,
+        /// First byte within it.
+        start: u64,
+        /// Size of the picture.
+        size: Size,
+    },
 }
 
 /// One sample of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its file.
-    pub path: PathBuf,
-    /// Its name for people: the path relative to the data set.
+    /// Where its bytes come from.
+    pub source: Source,
+    /// Its name for people: the path relative to the data set, inside archives too.
     pub name: String,
     /// Class index.
     pub label: Option<u32>,
+}
+
+impl Entry {
+    /// What its name promises it to be.
+    pub fn kind(&self) -> MediaKind {
+        match &self.source {
+            Source::Frames { .. } => MediaKind::Video,
+            Source::Pixels { .. } => MediaKind::Image,
+            Source::File(_) | Source::Range { .. } => {
+                kind_by_name(Path::new(&self.name)).unwrap_or(MediaKind::Video)
+            }
+        }
+    }
 }
 
 /// What a layout lists.
@@ -91,6 +178,8 @@ pub struct Entry {
 pub struct Listing {
     /// Samples that are on disk, in a fixed order.
     pub entries: Vec<Entry>,
+    /// Archives that entries point into.
+    pub archives: Vec<PathBuf>,
     /// Class names in label order; empty where there are none.
     pub classes: Vec<String>,
     /// Names that annotations list but the disk lacks.
@@ -100,31 +189,54 @@ pub struct Listing {
 impl Listing {
     /// Adds `path` as a sample, or to the missing ones where it does not exist.
     fn add(&mut self, root: &Path, path: PathBuf, label: Option<u32>) {
-        let name = relative_name(root, &path);
         if path.is_file() {
-            self.entries.push(Entry { path, name, label });
+            self.add_found(root, path, label);
         } else {
-            self.missing.push(name);
+            self.missing.push(relative_name(root, &path));
         }
+    }
+
+    /// Adds `path`, which exists, as a sample.
+    fn add_found(&mut self, root: &Path, path: PathBuf, label: Option<u32>) {
+        let name = relative_name(root, &path);
+        self.entries.push(Entry { source: Source::File(path), name, label });
+    }
+
+    /// Adds a folder of frames as a sample.
+    fn add_frames(
+        &mut self,
+        root: &Path,
+        folder: PathBuf,
+        (count, fps): (Option<u32>, u32),
+        label: Option<u32>,
+    ) {
+        let name = relative_name(root, &folder);
+        self.entries.push(Entry { source: Source::Frames { folder, count, fps }, name, label });
     }
 }
 
-/// Lists `split` of the data set at `root`.
+/// Frames per second of folders of frames that do not say it: what the usual tools extract.
+const FRAME_RATE: u32 = 30;
+
+/// Lists the split of the data set at `root`.
 ///
 /// # Errors
-/// When folders or annotations are missing or malformed; the error names the file and the line.
-pub fn list(
-    root: &Path,
-    layout: Layout,
-    split: &str,
-    annotations: Option<&Path>,
-) -> Result<Listing, FormatError> {
+/// When folders, archives or annotations are missing or malformed; the error names the file and the
+/// line or member.
+pub fn list(root: &Path, layout: Layout, options: &OpenOptions) -> Result<Listing, FormatError> {
+    let (split, annotations) = (options.split.as_str(), options.annotations.as_deref());
     let listing = match layout {
-        Layout::Imagenet => imagenet::list(root, split),
-        Layout::Kinetics => kinetics::list(root, split, annotations),
+        Layout::Imagenet => imagenet::list(root, options),
+        Layout::Kinetics => kinetics::list(root, options),
         Layout::Ssv2 => ssv2::list(root, split, annotations),
-        Layout::List => list::list(root, split, annotations),
+        Layout::Ucf101 => ucf101::list(root, split, annotations),
+        Layout::Hmdb51 => hmdb51::list(root, split, annotations),
+        Layout::List => list::list(root, options),
+        Layout::Webdataset => webdataset::list(root, options),
+        Layout::Frames => frames::list(root, split),
         Layout::Folder => folder::list(root, split),
+        Layout::Mds => mds::list(root, options),
+        Layout::Beton => beton::list(root, options),
         Layout::Parquet => {
             let what = "Parquet shards are opened, not listed".to_owned();
             Err(FormatError::new(root, FormatErrorKind::Layout(what)))
@@ -138,48 +250,6 @@ pub fn list(
         return Err(FormatError::new(root, FormatErrorKind::Layout(what)));
     }
     Ok(listing)
-}
-
-/// Finds out how the data set at `path` is laid out.
-///
-/// # Errors
-/// When nothing fits; the error says how to name a layout.
-pub fn detect(path: &Path, split: &str) -> Result<Layout, FormatError> {
-    let refuse = |what: String| Err(FormatError::new(path, FormatErrorKind::Layout(what)));
-    if path.is_file() {
-        return match extension(path).as_str() {
-            "parquet" => Ok(Layout::Parquet),
-            "csv" | "txt" | "list" | "tsv" => Ok(Layout::List),
-            other => refuse(format!(
-                "a file with extension `{other}` is no data set; give a folder, a .parquet file or a list (.csv, .txt)"
-            )),
-        };
-    }
-    if !path.is_dir() {
-        return Err(FormatError::new(path, std::io::Error::from(std::io::ErrorKind::NotFound)));
-    }
-    if has_file(path, is_shard) || has_file(&path.join("data"), is_shard) {
-        return Ok(Layout::Parquet);
-    }
-    if ssv2::looks_like(path) {
-        return Ok(Layout::Ssv2);
-    }
-    if kinetics::looks_like(path) {
-        return Ok(Layout::Kinetics);
-    }
-    if list::looks_like(path, split) {
-        return Ok(Layout::List);
-    }
-    if imagenet::looks_like(path, split) {
-        return Ok(Layout::Imagenet);
-    }
-    if folder::looks_like(path) {
-        return Ok(Layout::Folder);
-    }
-    refuse(format!(
-        "no known layout; name one with --layout: {}",
-        Layout::ALL.map(Layout::name).join(", ")
-    ))
 }
 
 /// The kind of medium a file name promises.
@@ -197,12 +267,6 @@ pub fn kind_by_name(path: &Path) -> Option<MediaKind> {
 /// The extension in lower case; empty where there is none.
 fn extension(path: &Path) -> String {
     path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default()
-}
-
-fn has_file(folder: &Path, wanted: impl Fn(&Path) -> bool) -> bool {
-    std::fs::read_dir(folder).is_ok_and(|entries| {
-        entries.filter_map(Result::ok).any(|e| e.path().is_file() && wanted(&e.path()))
-    })
 }
 
 /// `path` relative to `root`, with forward slashes.
@@ -237,6 +301,17 @@ fn media_below(folder: &Path) -> Result<Vec<PathBuf>, FormatError> {
         }
     }
     Ok(paths)
+}
+
+/// Numbers of class names.
+fn numbers(classes: &[String]) -> std::collections::HashMap<&str, u32> {
+    classes.iter().enumerate().map(|(n, name)| (name.as_str(), n as u32)).collect()
+}
+
+/// Lines of a text file that are not blank, with their numbers from 1.
+fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let numbered = text.lines().enumerate().map(|(n, line)| (n + 1, line.trim()));
+    numbered.filter(|(_, line)| !line.is_empty())
 }
 
 /// Reads a text file.

@@ -1,17 +1,30 @@
-//! Something-Something v2: official JSON files and one video a sample.
+//! Something-Something: official annotation files and one video, or one folder of frames, a sample.
 //!
-//! A class is a template without its brackets; its id comes from the labels file
-//! (`{template: "id"}`).
+//! v2 is annotated by JSON files: a class is a template without its brackets, its id comes from the
+//! labels file (`{template: "id"}`). v1 is annotated by text files: lines `id;template`, and a list
+//! of templates whose sorted order numbers the classes; its videos are folders of `%05d.jpg`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Listing, read_text};
+use super::{Listing, frames, lines, read_text, relative_name};
 use crate::error::{FormatError, FormatErrorKind};
 
 const EXTENSIONS: [&str; 3] = ["webm", "mp4", "mkv"];
+/// Folders that may hold videos or folders of frames.
+const VIDEOS: [&str; 7] = [
+    "20bn-something-something-v2",
+    "20bn-something-something-v1",
+    "20bn-something-something-v2-frames",
+    "videos",
+    "video",
+    "rawframes",
+    "frames",
+];
+/// Frames per second that the videos are made with and frames extracted at.
+const FPS: u32 = 12;
 
 #[derive(Deserialize)]
 struct Item {
@@ -22,7 +35,7 @@ struct Item {
 
 /// Whether the labels file is there.
 pub(super) fn looks_like(root: &Path) -> bool {
-    find(root, &label_names()).is_some()
+    find(root, &label_names()).is_some() || v1_labels(root).is_some()
 }
 
 /// Lists the videos of `split`.
@@ -31,6 +44,9 @@ pub(super) fn list(
     split: &str,
     annotations: Option<&Path>,
 ) -> Result<Listing, FormatError> {
+    if let Some(labels) = v1_labels(root) {
+        return list_v1(root, split, annotations, &labels);
+    }
     let missing = |what: &str| {
         let what = format!("no {what}; name the split's file with --annotations");
         FormatError::new(root, FormatErrorKind::Layout(what))
@@ -46,7 +62,7 @@ pub(super) fn list(
     for (name, id) in &ids {
         listing.classes[*id as usize].clone_from(name);
     }
-    let folder = video_folder(root);
+    let folders = video_folders(root);
     for (n, item) in parse::<Vec<Item>>(&path)?.into_iter().enumerate() {
         let label = match &item.template {
             None => None,
@@ -59,7 +75,7 @@ pub(super) fn list(
                 Some(*ids.get(&name).ok_or_else(unknown)?)
             }
         };
-        listing.add(root, locate(&folder, &item.id), label);
+        add(&mut listing, root, &folders, &item.id, label);
     }
     Ok(listing)
 }
@@ -81,17 +97,62 @@ fn find(root: &Path, names: &[String]) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-fn video_folder(root: &Path) -> PathBuf {
-    ["20bn-something-something-v2", "videos", "video"]
-        .iter()
-        .map(|folder| root.join(folder))
-        .find(|folder| folder.is_dir())
-        .unwrap_or_else(|| root.to_owned())
+fn video_folders(root: &Path) -> Vec<PathBuf> {
+    let named = VIDEOS.iter().map(|folder| root.join(folder)).filter(|f| f.is_dir());
+    named.chain([root.to_owned()]).collect()
 }
 
-fn locate(folder: &Path, id: &str) -> PathBuf {
-    let path = |extension: &str| folder.join(format!("{id}.{extension}"));
-    EXTENSIONS.iter().map(|e| path(e)).find(|p| p.is_file()).unwrap_or_else(|| path("webm"))
+/// Adds a video, a folder of frames, or a missing one.
+fn add(listing: &mut Listing, root: &Path, folders: &[PathBuf], id: &str, label: Option<u32>) {
+    for folder in folders {
+        let path = |extension: &str| folder.join(format!("{id}.{extension}"));
+        if let Some(path) = EXTENSIONS.iter().map(|e| path(e)).find(|p| p.is_file()) {
+            return listing.add_found(root, path, label);
+        }
+        if frames::is_video(&folder.join(id)) {
+            return listing.add_frames(root, folder.join(id), (None, FPS), label);
+        }
+    }
+    let usual = folders.first().map(|f| f.join(format!("{id}.webm")));
+    listing.missing.push(usual.map_or_else(|| id.to_owned(), |path| relative_name(root, &path)));
+}
+
+fn v1_labels(root: &Path) -> Option<PathBuf> {
+    find(root, &["something-something-v1-labels.csv".to_owned()])
+}
+
+fn list_v1(
+    root: &Path,
+    split: &str,
+    annotations: Option<&Path>,
+    labels: &Path,
+) -> Result<Listing, FormatError> {
+    let name =
+        format!("something-something-v1-{}.csv", if split == "val" { "validation" } else { split });
+    let path = annotations.map(Path::to_owned).or_else(|| find(root, std::slice::from_ref(&name)));
+    let path = path.ok_or_else(|| {
+        let what = format!("no {name}; name the split's file with --annotations");
+        FormatError::new(root, FormatErrorKind::Layout(what))
+    })?;
+    let mut classes: Vec<String> =
+        lines(&read_text(labels)?).map(|(_, line)| line.to_owned()).collect();
+    classes.sort();
+    let folders = video_folders(root);
+    let mut listing = Listing { classes, ..Listing::default() };
+    for (n, line) in lines(&read_text(&path)?) {
+        let (id, template) = line.split_once(';').unwrap_or((line, ""));
+        let label = match template {
+            "" => None,
+            template => {
+                Some(listing.classes.iter().position(|c| c == template).ok_or_else(|| {
+                    let what = format!("template `{template}` is not in {}", labels.display());
+                    FormatError::malformed(&path, what).at(format!("line {n}"))
+                })?)
+            }
+        };
+        add(&mut listing, root, &folders, id, label.map(|l| l as u32));
+    }
+    Ok(listing)
 }
 
 /// Class ids by name; ids are numbers written as text.

@@ -5,6 +5,7 @@
 //! | [`jpeg`] | JPEG, by libjpeg-turbo, bit for bit as Pillow does |
 //! | [`image`] | PNG, WebP, BMP, GIF's first frame |
 //! | [`video`] | any container and codec FFmpeg knows |
+//! | `packed` | folders of pictures, packed as an AVI |
 //!
 //! Names are never trusted: a PNG called `.JPEG` is a PNG, a text file called `.jpg` is an error.
 
@@ -14,6 +15,7 @@ pub mod image;
 pub mod jpeg;
 #[cfg(feature = "video")]
 pub(crate) mod nal;
+mod packed;
 #[cfg(feature = "video")]
 pub mod video;
 #[cfg(feature = "video")]
@@ -22,6 +24,7 @@ mod yuv;
 use tubelet_core::{Clip, MediaInfo, Size};
 
 use crate::error::DecodeError;
+use crate::frames::Packed;
 use crate::record::{Decoder, FrameRequest, MediaKind};
 
 /// Largest picture that is decoded, in pixels; a header that asks for more is taken for damage.
@@ -58,9 +61,20 @@ pub fn sniff(bytes: &[u8]) -> Option<MediaKind> {
     }
 }
 
+/// Size of a JPEG or another still picture, from its header.
+pub(crate) fn picture_size(encoded: &[u8]) -> Result<Size, DecodeError> {
+    match kind_of(encoded)? {
+        MediaKind::Jpeg => jpeg::JpegDecoder::new().probe(encoded).map(|info| info.size),
+        MediaKind::Image => image::probe(encoded).map(|info| info.size),
+        MediaKind::Video => Err(DecodeError::Unknown("a video, not a picture".to_owned())),
+    }
+}
+
 /// The decoder that [`decoder`] makes: dispatches on [`sniff`].
 pub struct MediaDecoder {
     jpeg: jpeg::JpegDecoder,
+    /// One frame of a video that is a row of pictures.
+    picture: Clip,
     #[cfg(feature = "video")]
     video: video::VideoDecoder,
 }
@@ -72,6 +86,7 @@ impl MediaDecoder {
         let _ = conversion;
         Self {
             jpeg: jpeg::JpegDecoder::new(),
+            picture: Clip::new(),
             #[cfg(feature = "video")]
             video: video::VideoDecoder::new(conversion),
         }
@@ -83,7 +98,10 @@ impl Decoder for MediaDecoder {
         match kind_of(encoded)? {
             MediaKind::Jpeg => self.jpeg.probe(encoded),
             MediaKind::Image => image::probe(encoded),
-            MediaKind::Video => self.probe_video(encoded),
+            MediaKind::Video => match Packed::open(encoded)? {
+                Some(packed) => packed::probe(&packed, &mut self.jpeg),
+                None => self.probe_video(encoded),
+            },
         }
     }
 
@@ -97,7 +115,12 @@ impl Decoder for MediaDecoder {
         let kind = kind_of(encoded)?;
         check_request(want)?;
         if kind == MediaKind::Video {
-            return self.decode_video(encoded, info, want, clip);
+            return match Packed::open(encoded)? {
+                Some(packed) => {
+                    packed::decode(&packed, want, &mut self.jpeg, &mut self.picture, clip)
+                }
+                None => self.decode_video(encoded, info, want, clip),
+            };
         }
         if let Some(&wanted) = want.frames.iter().find(|&&f| f > 0) {
             return Err(DecodeError::MissingFrame { wanted, have: 1 });

@@ -1,7 +1,10 @@
-//! Where encoded samples come from: files on disk and Parquet shards.
+//! Where encoded samples come from: files on disk, archives and Parquet shards.
 
-mod files;
+pub(crate) mod catalogue;
+mod listed;
 pub mod parquet;
+pub(crate) mod tar;
+pub(crate) mod unpack;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +14,8 @@ use crate::error::{FormatError, FormatErrorKind};
 use crate::index::Index;
 use crate::record::ShardReader;
 
-pub use files::FilesReader;
+pub use listed::ListedReader;
+pub(crate) use listed::map;
 pub use parquet::ParquetReader;
 
 /// How to open a data set.
@@ -23,15 +27,28 @@ pub struct OpenOptions {
     pub split: String,
     /// The annotation file, where it is not at its usual place.
     pub annotations: Option<PathBuf>,
+    /// What separates the fields of a list; found out line by line where absent.
+    pub separator: Option<char>,
+    /// Of a sample with several media, the one to take, by its field name; all where absent.
+    pub field: Option<String>,
+    /// Whether archives without random access may be decompressed once to files beside them.
+    pub unpack: bool,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { layout: None, split: "train".to_owned(), annotations: None }
+        Self {
+            layout: None,
+            split: "train".to_owned(),
+            annotations: None,
+            separator: None,
+            field: None,
+            unpack: false,
+        }
     }
 }
 
-/// Opens any data set: a folder, a list file or a Parquet file. A stored index (see
+/// Opens any data set: a folder, a list, an archive or a Parquet file. A stored index (see
 /// [`Index::default_path`]) is attached where there is one.
 ///
 /// # Errors
@@ -48,9 +65,8 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Arc<dyn ShardReader>, 
     if layout == Layout::Parquet {
         return Ok(Arc::new(ParquetReader::open(path, &options.split)?));
     }
-    let annotations = options.annotations.as_deref();
-    let listing = dataset::list(path, layout, &options.split, annotations)?;
+    let listing = dataset::list(path, layout, options)?;
     let stored = Index::default_path(path, &options.split);
     let index = if stored.is_file() { Some(Index::read(&stored)?) } else { None };
-    Ok(Arc::new(FilesReader::new(listing, index.as_ref())))
+    Ok(Arc::new(ListedReader::new(listing, index.as_ref())?))
 }

@@ -1,0 +1,82 @@
+//! Trees of folders of numbered pictures, each of which is a video; the first folder level is the
+//! class where videos lie below it.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::{FRAME_RATE, Listing, sorted};
+use crate::error::FormatError;
+use crate::frames::{frame_name, numbered};
+
+/// Fewest pictures that are taken for a video without being told.
+const FEWEST: usize = 8;
+
+/// Whether the first videos below `root/split`, or `root`, are at least two levels down and hold a
+/// row of numbered pictures from 0 or 1.
+pub(super) fn looks_like(root: &Path, split: &str) -> bool {
+    let base = base(root, split);
+    let Some(first) = first_leaf(&base) else { return false };
+    let deep = first.strip_prefix(&base).is_ok_and(|p| p.components().count() >= 2);
+    let starts = |files: &[PathBuf]| {
+        files.len() >= FEWEST && files.first().and_then(|f| frame_name(f)).is_some_and(|f| f.1 <= 1)
+    };
+    deep && numbered(&first).is_ok_and(|files| starts(&files))
+}
+
+/// Lists the folders below `root/split`, or below `root` where there is no such folder.
+pub(super) fn list(root: &Path, split: &str) -> Result<Listing, FormatError> {
+    let base = base(root, split);
+    let mut folders = Vec::new();
+    leaves(&base, &mut folders)?;
+    let class_of = |path: &Path| -> Option<String> {
+        let relative = path.strip_prefix(&base).ok()?;
+        let first = relative.components().next()?.as_os_str().to_string_lossy().into_owned();
+        (relative.components().count() > 1).then_some(first)
+    };
+    let classes: Vec<String> =
+        folders.iter().filter_map(|f| class_of(f)).collect::<BTreeSet<_>>().into_iter().collect();
+    let mut listing = Listing::default();
+    for folder in folders {
+        let label = class_of(&folder).and_then(|c| classes.binary_search(&c).ok());
+        listing.add_frames(root, folder, (None, FRAME_RATE), label.map(|l| l as u32));
+    }
+    listing.classes = classes;
+    Ok(listing)
+}
+
+/// Whether a folder of frames is at `path`.
+pub(super) fn is_video(path: &Path) -> bool {
+    path.is_dir()
+        && std::fs::read_dir(path).is_ok_and(|entries| {
+            entries.filter_map(Result::ok).any(|e| frame_name(&e.path()).is_some())
+        })
+}
+
+fn base(root: &Path, split: &str) -> PathBuf {
+    let inside = root.join(split);
+    if inside.is_dir() { inside } else { root.to_owned() }
+}
+
+/// All folders below `folder` that hold numbered pictures, in order.
+fn leaves(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), FormatError> {
+    let entries = sorted(folder)?;
+    if entries.iter().any(|p| frame_name(p).is_some()) {
+        found.push(folder.to_owned());
+        return Ok(());
+    }
+    let hidden = |p: &Path| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
+    entries.iter().filter(|p| !hidden(p) && p.is_dir()).try_for_each(|p| leaves(p, found))
+}
+
+/// The first folder without folders, going into the first one of each.
+fn first_leaf(folder: &Path) -> Option<PathBuf> {
+    let hidden = |p: &Path| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
+    let mut at = folder.to_owned();
+    for _ in 0..8 {
+        match sorted(&at).ok()?.into_iter().find(|p| p.is_dir() && !hidden(p)) {
+            Some(inner) => at = inner,
+            None => return Some(at),
+        }
+    }
+    None
+}

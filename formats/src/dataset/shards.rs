@@ -1,0 +1,112 @@
+//! Tar files of a data set: which ones there are, and their members as entries.
+
+use std::path::{Path, PathBuf};
+
+use super::{Entry, Listing, Source, relative_name, sorted};
+use crate::error::{FormatError, FormatErrorKind};
+use crate::shard::catalogue::{Item, catalogue};
+use crate::shard::tar;
+use crate::shard::unpack::{is_tar_gz, plain};
+
+/// Whether tar files lie in `root`, or in its folder for the split.
+pub(super) fn looks_like(root: &Path, split: &str) -> bool {
+    [root.to_owned(), root.join(split)].iter().any(|f| !tars(f).is_empty())
+}
+
+/// Tar files in a folder, compressed ones too, sorted.
+pub(super) fn tars(folder: &Path) -> Vec<PathBuf> {
+    let mut files = sorted(folder).unwrap_or_default();
+    files.retain(|p| p.is_file() && (tar::is_tar(p) || is_tar_gz(p)));
+    files
+}
+
+/// The tar files that `path` means for `split`: the file itself, those that its braces count
+/// (`train-{000000..001199}.tar`), those of its folder for the split, or those in it whose name
+/// starts with the split's or, where none does, all.
+///
+/// # Errors
+/// When there is none, or one that braces count is not there.
+pub(super) fn of_split(path: &Path, split: &str) -> Result<Vec<PathBuf>, FormatError> {
+    if let Some(files) = braces(path) {
+        if let Some(absent) = files.iter().find(|f| !f.is_file()) {
+            return Err(FormatError::new(
+                absent,
+                std::io::Error::from(std::io::ErrorKind::NotFound),
+            ));
+        }
+        return Ok(files);
+    }
+    if path.is_file() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let inside = tars(&path.join(split));
+    let files = if inside.is_empty() { tars(path) } else { inside };
+    let other = if split == "val" { "validation" } else { split };
+    let starts = |p: &&PathBuf| {
+        let name = p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        [split, other]
+            .iter()
+            .any(|s| name.strip_prefix(s).is_some_and(|rest| rest.starts_with(['-', '_', '.'])))
+    };
+    let named: Vec<PathBuf> = files.iter().filter(starts).cloned().collect();
+    let files = if named.is_empty() { files } else { named };
+    if files.is_empty() {
+        let what = format!("no .tar file for split `{split}` in it");
+        return Err(FormatError::new(path, FormatErrorKind::Layout(what)));
+    }
+    Ok(files)
+}
+
+/// The files that `name-{000..012}.tar` counts; `None` where there are no such braces.
+pub(super) fn braces(path: &Path) -> Option<Vec<PathBuf>> {
+    let text = path.to_str()?;
+    let (head, rest) = text.split_once('{')?;
+    let (range, tail) = rest.split_once('}')?;
+    let (first, last) = range.split_once("..")?;
+    let (from, to): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+    let width = first.len();
+    let limit = 1 << 20;
+    (from <= to && to - from < limit).then_some(())?;
+    Some((from..=to).map(|n| PathBuf::from(format!("{head}{n:0width$}{tail}"))).collect())
+}
+
+/// Regular files of a tar archive, found once and stored; decompressed first where `unpack` allows.
+///
+/// # Errors
+/// When the archive is damaged.
+pub(super) fn members(path: &Path, unpack: bool) -> Result<(PathBuf, Vec<Item>), FormatError> {
+    let file = plain(path, unpack)?;
+    let items = catalogue(&file, "members", |bytes| {
+        let members = tar::members(path, bytes, 0)?;
+        Ok(members.into_iter().map(item).collect())
+    })?;
+    Ok((file, items))
+}
+
+/// A member without a class.
+pub(super) fn item(member: tar::Member) -> Item {
+    let (start, bytes) = (member.bytes.start, member.bytes.end - member.bytes.start);
+    Item { name: member.name, start, bytes, ..Item::default() }
+}
+
+impl Listing {
+    /// Adds an archive; returns its number.
+    pub(super) fn add_archive(&mut self, path: PathBuf) -> u32 {
+        self.archives.push(path);
+        (self.archives.len() - 1) as u32
+    }
+
+    /// Adds `item` of archive `shard` as a sample called `<archive>/<item>`.
+    pub(super) fn add_item(
+        &mut self,
+        root: &Path,
+        archive: &Path,
+        shard: u32,
+        item: &Item,
+        label: Option<u32>,
+    ) {
+        let name = format!("{}/{}", relative_name(root, archive), item.name);
+        let bytes = item.start..item.start.saturating_add(item.bytes);
+        self.entries.push(Entry { source: Source::Range { shard, bytes }, name, label });
+    }
+}

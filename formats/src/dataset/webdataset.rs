@@ -1,0 +1,198 @@
+//! WebDataset: tar files in which consecutive members of one key are one sample.
+//!
+//! A key is a member's path up to the first dot of its base name; the rest is the field. Media are
+//! told by their field's extension. A sample's class comes from `.cls` (a number or a name), from
+//! `label`, `cls` or `class` of `.json`, or from a number in `.txt`. Every medium of a sample is a
+//! sample of its own with the same class; where a data set has videos, pictures beside them are
+//! taken for previews and left out. A field asked for by name overrides both.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::{Listing, kind_by_name, numbers, relative_name, shards};
+use crate::error::FormatError;
+use crate::record::MediaKind;
+use crate::shard::OpenOptions;
+use crate::shard::catalogue::{Item, catalogue};
+use crate::shard::tar::{Member, members};
+use crate::shard::unpack::plain;
+
+/// Largest member that is read for a class.
+const MAX_FACTS: u64 = 1 << 20;
+
+/// Lists the media of the tar files of the split.
+pub(super) fn list(root: &Path, options: &OpenOptions) -> Result<Listing, FormatError> {
+    let base = if root.is_dir() { root } else { root.parent().unwrap_or(root) };
+    let mut listing = Listing::default();
+    let mut found = Vec::new();
+    for path in shards::of_split(root, &options.split)? {
+        let file = plain(&path, options.unpack)?;
+        let items = catalogue(&file, "webdataset", |bytes| media(&path, bytes))?;
+        let shard = listing.add_archive(file);
+        found.push((path, shard, items));
+    }
+    let all = || found.iter().flat_map(|(_, _, items)| items);
+    let videos = all().any(|i| kind(&i.name) == Some(MediaKind::Video));
+    let wanted = |item: &Item| match &options.field {
+        Some(field) => field_of(&item.name) == Some(field.as_str()),
+        None => !videos || kind(&item.name) == Some(MediaKind::Video),
+    };
+    let classes = class_names(all());
+    let numbers = numbers(&classes);
+    for (path, shard, items) in &found {
+        for item in items {
+            if item.bytes == NO_MEDIUM {
+                let name = relative_name(base, path);
+                listing.missing.push(format!("{name}/{} (no picture or video)", item.name));
+            } else if wanted(item) {
+                let by_name = || numbers.get(item.class.as_deref()?).copied();
+                let label = item.label.or_else(by_name);
+                listing.add_item(base, path, *shard, item, label);
+            }
+        }
+    }
+    listing.classes = classes;
+    Ok(listing)
+}
+
+/// Size that stands for a sample without a medium.
+const NO_MEDIUM: u64 = u64::MAX;
+
+/// Class names by number; sorted names where samples have no numbers. Empty where neither is known.
+fn class_names<'a>(items: impl Iterator<Item = &'a Item> + Clone) -> Vec<String> {
+    let limit = 1 << 20;
+    let most = items.clone().filter_map(|i| i.label).filter(|l| *l < limit).max();
+    let Some(most) = most else {
+        let names: BTreeSet<&String> = items.filter_map(|i| i.class.as_ref()).collect();
+        return names.into_iter().cloned().collect();
+    };
+    let mut names: Vec<String> = (0..=most).map(|l| l.to_string()).collect();
+    for item in items {
+        if let (Some(label), Some(class)) = (item.label, &item.class)
+            && let Some(name) = names.get_mut(label as usize)
+        {
+            name.clone_from(class);
+        }
+    }
+    names
+}
+
+/// The media of one archive with the classes of their samples.
+fn media(path: &Path, archive: &[u8]) -> Result<Vec<Item>, FormatError> {
+    let members = members(path, archive, 0)?;
+    let mut items = Vec::new();
+    let mut sample: Vec<(&str, &Member)> = Vec::new();
+    let mut key = None;
+    for member in &members {
+        let Some((own, field)) = split_name(&member.name) else { continue };
+        if key != Some(own) {
+            finish(path, archive, key, &sample, &mut items)?;
+            sample.clear();
+            key = Some(own);
+        }
+        sample.push((field, member));
+    }
+    finish(path, archive, key, &sample, &mut items)?;
+    Ok(items)
+}
+
+/// Adds the media of one sample.
+fn finish(
+    path: &Path,
+    archive: &[u8],
+    key: Option<&str>,
+    sample: &[(&str, &Member)],
+    items: &mut Vec<Item>,
+) -> Result<(), FormatError> {
+    let Some(key) = key else { return Ok(()) };
+    let mut fields = BTreeMap::new();
+    for (field, member) in sample {
+        if fields.insert(field.to_lowercase(), *member).is_some() {
+            let what = format!("sample {key} has two members `.{field}`");
+            return Err(FormatError::malformed(path, what).at(format!("member {}", member.name)));
+        }
+    }
+    let (label, class) = class_of(path, archive, &fields)?;
+    let before = items.len();
+    for (_, member) in sample.iter().filter(|(field, _)| kind(field).is_some()) {
+        let (label, class) = (label, class.clone());
+        items.push(Item { label, class, ..shards::item((*member).clone()) });
+    }
+    if items.len() == before {
+        items.push(Item { name: key.to_owned(), bytes: NO_MEDIUM, ..Item::default() });
+    }
+    Ok(())
+}
+
+/// Number and name of a sample's class, as its members tell.
+fn class_of(
+    path: &Path,
+    archive: &[u8],
+    fields: &BTreeMap<String, &Member>,
+) -> Result<(Option<u32>, Option<String>), FormatError> {
+    let text = |field: &str| -> Result<Option<&str>, FormatError> {
+        let Some(member) = fields.get(field) else { return Ok(None) };
+        let wrong =
+            |what: String| FormatError::malformed(path, what).at(format!("member {}", member.name));
+        let (start, end) = (member.bytes.start, member.bytes.end);
+        if end - start > MAX_FACTS {
+            return Err(wrong(format!("{} bytes: too long for facts", end - start)));
+        }
+        let bytes = archive.get(start as usize..end as usize).unwrap_or_default();
+        let text = std::str::from_utf8(bytes).map_err(|e| wrong(format!("not UTF-8: {e}")))?;
+        Ok(Some(text.trim()))
+    };
+    let (mut label, mut class) = (None, None);
+    if let Some(text) = text("cls")?.filter(|t| !t.is_empty()) {
+        match text.parse::<i64>() {
+            Ok(number) => label = u32::try_from(number).ok(),
+            Err(_) => class = Some(text.to_owned()),
+        }
+    }
+    if let Some(text) = text("json")? {
+        let json: serde_json::Value = serde_json::from_str(text).map_err(|e| {
+            let name = fields.get("json").map(|m| m.name.clone()).unwrap_or_default();
+            FormatError::malformed(path, e.to_string()).at(format!("member {name}"))
+        })?;
+        for value in ["label", "cls", "class"].iter().filter_map(|name| json.get(name)) {
+            label = label.or_else(|| u32::try_from(value.as_u64()?).ok());
+            class = class.or_else(|| value.as_str().map(str::to_owned));
+        }
+    }
+    if label.is_none() && class.is_none() {
+        label = text("txt")?.and_then(|t| t.parse().ok());
+    }
+    Ok((label, class))
+}
+
+/// Key and field of a member; `None` for members that belong to no sample.
+fn split_name(name: &str) -> Option<(&str, &str)> {
+    let base = name.rfind('/').map_or(0, |slash| slash + 1);
+    let dot = base + name[base..].find('.')?;
+    let hidden = name[base..].starts_with("__") || dot == base;
+    (!hidden && dot + 1 < name.len()).then(|| (&name[..dot], &name[dot + 1..]))
+}
+
+fn field_of(name: &str) -> Option<&str> {
+    split_name(name).map(|(_, field)| field)
+}
+
+/// The kind of medium that a field or member name promises.
+fn kind(name: &str) -> Option<MediaKind> {
+    let last = name.rsplit(['.', '/']).next().unwrap_or(name);
+    kind_by_name(Path::new(&format!("x.{last}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_split_at_the_first_dot_of_the_base_name() {
+        assert_eq!(split_name("a/b.c/000.seg.png"), Some(("a/b.c/000", "seg.png")));
+        assert_eq!(split_name("000.jpg"), Some(("000", "jpg")));
+        for none in ["README", "a.b/README", ".hidden", "000.", "__meta__.json"] {
+            assert_eq!(split_name(none), None, "{none}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Samples that a layout lists: files of their own, byte ranges of archives, folders of frames.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+use tubelet_core::{MediaInfo, SampleId};
+
+use crate::dataset::{Entry, Listing, Source};
+use crate::error::FormatError;
+use crate::frames;
+use crate::index::Index;
+use crate::record::{Record, ShardReader, Span};
+
+/// A listing, with stored media facts where there are any. Archives are mapped, and their payloads
+/// are lent from the map.
+pub struct ListedReader {
+    listing: Listing,
+    archives: Vec<(PathBuf, Mmap)>,
+    infos: Vec<Option<Arc<MediaInfo>>>,
+}
+
+impl ListedReader {
+    /// Reads what `listing` names; facts of `index` are used for sources that have not changed
+    /// since.
+    ///
+    /// # Errors
+    /// When an archive cannot be mapped.
+    pub fn new(listing: Listing, index: Option<&Index>) -> Result<Self, FormatError> {
+        let archives = listing
+            .archives
+            .iter()
+            .map(|path| Ok((path.clone(), map(path)?)))
+            .collect::<Result<_, FormatError>>()?;
+        let find = |(n, entry): (usize, &Entry)| index?.find(&entry.name, &span(n, entry));
+        let infos = listing.entries.iter().enumerate().map(find).collect();
+        Ok(Self { listing, archives, infos })
+    }
+
+    /// Bytes of an archive.
+    fn lend(&self, shard: u32, start: u64, end: u64, name: &str) -> Result<&[u8], FormatError> {
+        let (path, map) = &self.archives[shard as usize];
+        usize::try_from(start)
+            .ok()
+            .zip(usize::try_from(end).ok())
+            .and_then(|(start, end)| map.get(start..end))
+            .ok_or_else(|| {
+                let what = format!("bytes {start}..{end} are wanted, the file has {}", map.len());
+                FormatError::malformed(path, what).at(name)
+            })
+    }
+}
+
+impl ShardReader for ListedReader {
+    fn len(&self) -> usize {
+        self.listing.entries.len()
+    }
+
+    fn record(&self, index: usize) -> Record {
+        let entry = &self.listing.entries[index];
+        Record {
+            id: SampleId(index as u64),
+            label: entry.label,
+            kind: entry.kind(),
+            info: self.infos[index].clone(),
+            name: entry.name.clone(),
+            span: span(index, entry),
+        }
+    }
+
+    fn read<'a>(&'a self, record: &Record, buf: &'a mut Vec<u8>) -> Result<&'a [u8], FormatError> {
+        let entry = &self.listing.entries[record.id.0 as usize];
+        match &entry.source {
+            Source::File(path) => {
+                let error = |e: std::io::Error| FormatError::new(path, e);
+                let mut file = std::fs::File::open(path).map_err(error)?;
+                buf.clear();
+                std::io::Read::read_to_end(&mut file, buf).map_err(error)?;
+                Ok(buf)
+            }
+            Source::Frames { folder, count, fps } => {
+                frames::pack(folder, *count, *fps, buf)?;
+                Ok(buf)
+            }
+            Source::Range { shard, bytes } => {
+                self.lend(*shard, bytes.start, bytes.end, &entry.name)
+            }
+            Source::Pixels { shard, start, size } => {
+                let end = start.saturating_add(size.area() as u64 * 3);
+                let pixels = self.lend(*shard, *start, end, &entry.name)?;
+                frames::bitmap(pixels, *size, buf);
+                Ok(buf)
+            }
+        }
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.listing.classes
+    }
+
+    fn missing(&self) -> &[String] {
+        &self.listing.missing
+    }
+}
+
+fn span(index: usize, entry: &Entry) -> Span {
+    match &entry.source {
+        Source::File(path) | Source::Frames { folder: path, .. } => Span::File(path.clone()),
+        Source::Range { shard, bytes } => Span::Range { shard: *shard, bytes: bytes.clone() },
+        Source::Pixels { shard, .. } => Span::Cell { shard: *shard, row: index as u64 },
+    }
+}
+
+/// Maps a file for reading.
+pub(crate) fn map(path: &Path) -> Result<Mmap, FormatError> {
+    let io = |e: std::io::Error| FormatError::new(path, e);
+    let file = std::fs::File::open(path).map_err(io)?;
+    // SAFETY: the map is only read. An archive is a finished file that nobody writes to while it is
+    // in use; who truncates it then breaks that contract.
+    unsafe { Mmap::map(&file) }.map_err(io)
+}

@@ -1,0 +1,131 @@
+//! Where the members of a tar archive are: found from its headers alone, without reading payloads.
+
+use std::io::Cursor;
+use std::ops::Range;
+use std::path::Path;
+
+use crate::error::FormatError;
+
+/// Bytes of a block; headers and payloads begin at multiples of it.
+const BLOCK: u64 = 512;
+
+/// A regular file in an archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Member {
+    /// Its path in the archive.
+    pub(crate) name: String,
+    /// Its bytes in the file that was scanned.
+    pub(crate) bytes: Range<u64>,
+}
+
+/// The regular files of the tar archive `archive`, which begins at byte `base` of `path`.
+///
+/// # Errors
+/// When a header is damaged, a member is cut off, or the mark that ends an archive is not there.
+pub(crate) fn members(path: &Path, archive: &[u8], base: u64) -> Result<Vec<Member>, FormatError> {
+    let mut members = Vec::new();
+    let mut end = 0u64;
+    let mut reader = ::tar::Archive::new(Cursor::new(archive));
+    let at = |end: u64, what: String| {
+        FormatError::malformed(path, what).at(format!("tar header at byte {}", base + end))
+    };
+    let entries = reader.entries_with_seek().map_err(|e| at(0, e.to_string()))?;
+    for entry in entries {
+        let entry = entry.map_err(|e| at(end, e.to_string()))?;
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let (start, size) = (entry.raw_file_position(), entry.size());
+        let stop = start.checked_add(size).filter(|stop| *stop <= archive.len() as u64);
+        let stop = stop.ok_or_else(|| {
+            let have = (archive.len() as u64).saturating_sub(start);
+            let what = format!("cut off: {have} of {size} bytes are there");
+            FormatError::malformed(path, what).at(format!("member {name}"))
+        })?;
+        end = stop.next_multiple_of(BLOCK);
+        let kind = entry.header().entry_type();
+        if kind.is_gnu_sparse() {
+            let what = "a sparse member is not stored in one piece: pack it without --sparse";
+            return Err(FormatError::malformed(path, what).at(format!("member {name}")));
+        }
+        if kind.is_file() || kind.is_contiguous() {
+            members.push(Member { name, bytes: base + start..base + stop });
+        }
+    }
+    let mark = usize::try_from(end).ok().and_then(|e| archive.get(e..e + BLOCK as usize));
+    if mark.is_none_or(|block| block.iter().any(|b| *b != 0)) {
+        let what = format!(
+            "the mark that ends a tar archive is not there: cut off after {} members",
+            members.len()
+        );
+        return Err(at(end, what));
+    }
+    Ok(members)
+}
+
+/// Base name without extension of a `.tar` file.
+pub(crate) fn is_tar(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("tar"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn archive(members: &[(String, Vec<u8>)]) -> Vec<u8> {
+        let mut builder = ::tar::Builder::new(Vec::new());
+        for (name, bytes) in members {
+            let mut header = ::tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            builder.append_data(&mut header, name, bytes.as_slice()).expect("written");
+        }
+        builder.into_inner().expect("written")
+    }
+
+    fn contents() -> impl Strategy<Value = Vec<(String, Vec<u8>)>> {
+        let name = "[a-zä-ü0-9_]{1,12}(/[a-z日本]{1,90}){0,2}\\.[a-z]{1,4}";
+        proptest::collection::vec((name, proptest::collection::vec(any::<u8>(), 0..2000)), 0..12)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn members_are_found_whatever_their_names_and_sizes(contents in contents()) {
+            let bytes = archive(&contents);
+            let found = members(Path::new("x.tar"), &bytes, 0).expect("whole");
+            prop_assert_eq!(found.len(), contents.len());
+            for (member, (name, payload)) in found.iter().zip(&contents) {
+                prop_assert_eq!(&member.name, name);
+                let range = member.bytes.start as usize..member.bytes.end as usize;
+                prop_assert_eq!(&bytes[range], payload.as_slice());
+            }
+        }
+
+        /// Cut anywhere before the end mark, an archive is an error that names the file.
+        #[test]
+        fn a_cut_archive_is_an_error(contents in contents(), share in 0.0..1.0f64) {
+            let bytes = archive(&contents);
+            let whole = bytes.len() - 2 * BLOCK as usize;
+            let cut = (whole as f64 * share) as usize;
+            let error = members(Path::new("x.tar"), &bytes[..cut], 0).expect_err("cut").to_string();
+            prop_assert!(error.starts_with("x.tar, "), "{}", error);
+        }
+
+        /// A flipped bit of a header is found by its checksum or leads to an error; of a payload it
+        /// does no harm to the members.
+        #[test]
+        fn a_flipped_bit_never_panics(contents in contents(), at in any::<prop::sample::Index>()) {
+            let mut bytes = archive(&contents);
+            let bit = at.index(bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            match members(Path::new("x.tar"), &bytes, 0) {
+                Ok(found) => prop_assert!(
+                    found.iter().all(|m| m.bytes.end <= bytes.len() as u64)
+                ),
+                Err(error) => prop_assert!(error.to_string().starts_with("x.tar, ")),
+            }
+        }
+    }
+}

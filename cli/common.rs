@@ -71,7 +71,8 @@ pub(crate) struct HowArgs {
     /// Of samples with several media (webdataset, mds, beton): the one to take
     #[arg(long, value_name = "NAME")]
     pub(crate) field: Option<String>,
-    /// Decompress .tar.gz archives once, to .tubelet/ beside them: they have no random access
+    /// Decompress archives (.tar.gz, .tar.zst, .mds.zstd) once, to .tubelet/ beside them: they have no
+    /// random access as they are
     #[arg(long)]
     pub(crate) unpack: bool,
 }

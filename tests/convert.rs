@@ -16,7 +16,9 @@ fn convert(data: &Path, out: &Path, more: &[&str]) -> Command {
 
 #[track_caller]
 fn whole(data: &Path, out: &Path, more: &[&str]) {
-    assert!(convert(data, out, more).status().expect("runs").success(), "{more:?}");
+    let output = convert(data, out, more).stderr(Stdio::piped()).output().expect("runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{more:?}: {said}");
 }
 
 /// All files below a folder, with their bytes.

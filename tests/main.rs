@@ -4,6 +4,7 @@
 mod cli;
 mod convert;
 mod faults;
+mod layouts;
 mod media;
 mod order;
 mod plans;

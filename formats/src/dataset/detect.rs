@@ -8,7 +8,7 @@ use super::{
 };
 use crate::error::{FormatError, FormatErrorKind};
 use crate::shard::parquet::is_shard;
-use crate::shard::unpack::is_tar_gz;
+use crate::shard::unpack::is_packed_tar;
 
 /// Finds out how the data set at `path` is laid out.
 ///
@@ -39,7 +39,7 @@ fn of_file(path: &Path) -> Result<Layout, FormatError> {
         "tar" => Ok(Layout::Webdataset),
         "beton" => Ok(Layout::Beton),
         "json" if mds::is_index(path) => Ok(Layout::Mds),
-        _ if is_tar_gz(path) => Ok(Layout::Webdataset),
+        _ if is_packed_tar(path) => Ok(Layout::Webdataset),
         other => {
             let what = format!(
                 "a file with extension `{other}` is no data set; give a folder, an archive (.tar, \

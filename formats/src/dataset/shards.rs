@@ -6,7 +6,7 @@ use super::{Entry, Listing, Source, relative_name, sorted};
 use crate::error::{FormatError, FormatErrorKind};
 use crate::shard::catalogue::{Item, catalogue};
 use crate::shard::tar;
-use crate::shard::unpack::{is_tar_gz, plain};
+use crate::shard::unpack::{is_packed_tar, plain};
 
 /// Whether tar files lie in `root`, or in its folder for the split.
 pub(super) fn looks_like(root: &Path, split: &str) -> bool {
@@ -16,7 +16,7 @@ pub(super) fn looks_like(root: &Path, split: &str) -> bool {
 /// Tar files in a folder, compressed ones too, sorted.
 pub(super) fn tars(folder: &Path) -> Vec<PathBuf> {
     let mut files = sorted(folder).unwrap_or_default();
-    files.retain(|p| p.is_file() && (tar::is_tar(p) || is_tar_gz(p)));
+    files.retain(|p| p.is_file() && (tar::is_tar(p) || is_packed_tar(p)));
     files
 }
 

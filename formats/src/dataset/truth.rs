@@ -16,7 +16,6 @@ use super::imagenet::is_wnid;
 use super::mat5::{self, Value};
 use super::{lines, read_text};
 use crate::error::{FormatError, FormatErrorKind};
-use crate::shard::unpack::is_tar_gz;
 
 const NUMBERS: &str = "ILSVRC2012_validation_ground_truth.txt";
 const LISTS: [&str; 2] = ["LOC_val_solution.csv", "imagenet_2012_validation_synset_labels.txt"];
@@ -57,7 +56,7 @@ impl Truth {
 
     /// Reads a devkit's archive, its ground truth, or a list of wnids.
     pub(super) fn read(file: &Path) -> Result<Self, FormatError> {
-        if is_tar_gz(file) {
+        if super::extension(file) == "gz" {
             let (text, meta) = devkit(file)?;
             return Self::from_numbers(file, &text, &from_meta(file, &meta)?);
         }

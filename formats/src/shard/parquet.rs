@@ -5,6 +5,7 @@
 //! copy. Other Parquet files (Hugging Face's, compressed, many rows a page) go through the Parquet
 //! library, one row at a time.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -63,7 +64,8 @@ impl ParquetReader {
     /// When there is no such file or one is damaged; the error names it.
     pub fn open(path: &Path, split: &str) -> Result<Self, FormatError> {
         let files = if path.is_file() { vec![path.to_owned()] } else { shard_files(path, split)? };
-        let shards = files.iter().map(|p| Shard::open(p)).collect::<Result<Vec<_>, _>>()?;
+        let open = |p: &PathBuf| guarded(p, || Shard::open(p));
+        let shards = files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let mut starts = vec![0];
         for shard in &shards {
             starts.push(starts[starts.len() - 1] + shard.rows.len());
@@ -112,7 +114,10 @@ impl ShardReader for ParquetReader {
         let at = |e: FormatError| e.at(format!("row {row} ({})", record.name));
         match &record.span {
             Span::Range { bytes, .. } => self.shards[shard].lend(bytes).map_err(at),
-            _ => self.shards[shard].decode_row(row, buf).map_err(at),
+            _ => {
+                let shard = &self.shards[shard];
+                guarded(&shard.path, || shard.decode_row(row, buf)).map_err(at)
+            }
         }
     }
 
@@ -274,6 +279,19 @@ impl Shard {
     }
 }
 
+/// Runs `task`, which reads `path` by the Parquet library: that panics on some damaged files, which is
+/// an error like any other here.
+fn guarded<T>(
+    path: &Path,
+    task: impl FnOnce() -> Result<T, FormatError>,
+) -> Result<T, FormatError> {
+    catch_unwind(AssertUnwindSafe(task)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|t| (*t).to_owned()));
+        Err(parquet_error(path, &format!("damaged: {}", text.unwrap_or_default())))
+    })
+}
+
 /// Whether this is a Parquet file and no manifest.
 pub(crate) fn is_shard(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "parquet")
@@ -358,3 +376,6 @@ fn text_at(batch: &RecordBatch, name: &str, row: usize) -> Option<String> {
     let column = batch.column_by_name(name)?.as_string_opt::<i32>()?;
     column.is_valid(row).then(|| column.value(row).to_owned())
 }
+
+#[cfg(all(test, feature = "video"))]
+mod tests;

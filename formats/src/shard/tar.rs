@@ -88,6 +88,33 @@ mod tests {
         proptest::collection::vec((name, proptest::collection::vec(any::<u8>(), 0..2000)), 0..12)
     }
 
+    /// A member of 3 GiB that is a hole in the file, and one behind it.
+    #[test]
+    fn members_lie_beyond_two_gigabytes() {
+        use std::io::{Seek, SeekFrom, Write};
+        let root = tempfile::tempdir().expect("folder");
+        let path = root.path().join("large.tar");
+        let mut file = std::fs::File::create(&path).expect("created");
+        let large = 3u64 << 30;
+        let head = |name: &str, size: u64| {
+            let mut header = ::tar::Header::new_gnu();
+            header.set_path(name).expect("short");
+            header.set_size(size);
+            header.set_mode(0o644);
+            header.set_cksum();
+            header.as_bytes().to_vec()
+        };
+        file.write_all(&head("large.mp4", large)).expect("written");
+        file.seek(SeekFrom::Current(large as i64)).expect("there");
+        file.write_all(&[head("b.mp4", 4), b"last".to_vec()].concat()).expect("written");
+        file.set_len(large + 5 * BLOCK).expect("extended");
+        let map = crate::shard::map(&path).expect("mapped");
+        let found = members(&path, &map, 0).expect("whole");
+        let ranges: Vec<Range<u64>> = found.iter().map(|m| m.bytes.clone()).collect();
+        assert_eq!(ranges, [512..large + 512, large + 1024..large + 1028]);
+        assert_eq!(&map[large as usize + 1024..large as usize + 1028], b"last");
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -65,6 +65,18 @@ fn mds_shards_are_read_in_place() {
     assert_eq!(labels, [None, Some(0), Some(1), Some(2)]);
     assert_eq!(reader.missing(), ["train/shard.00002.mds/0", "train/shard.00002.mds/1"]);
 
+    // A shard that is there compressed alone.
+    let raw = std::fs::read(at("shard.00001.mds")).expect("read");
+    std::fs::remove_file(at("shard.00001.mds")).expect("removed");
+    write(&at("shard.00001.mds.zstd"), zstd::encode_all(raw.as_slice(), 1).expect("packed"));
+    let zip = "\"zip_data\":{\"basename\":\"shard.00001.mds.zstd\",\"bytes\":1,\"hashes\":{}}";
+    let text = index(&[("shard.00001.mds", 2)], &columns);
+    write(&at("index.json"), text.replace("\"zip_data\":null", zip));
+    let packed = refused(root.path(), &of_split("train"));
+    assert!(packed.contains("shard.00001.mds.zstd") && packed.contains("--unpack"), "{packed}");
+    let unpack = OpenOptions { unpack: true, ..of_split("train") };
+    assert_eq!(samples(opened(root.path(), &unpack).as_ref())[1].2, known[3]);
+
     write(&at("index.json"), index(&[("shard.00000.mds", 3)], &columns));
     let wrong = refused(root.path(), &of_split("train"));
     assert!(wrong.contains("shard.00000.mds: 2 samples, index.json says 3"), "{wrong}");

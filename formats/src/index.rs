@@ -111,7 +111,7 @@ impl Index {
             ],
         )
         .map_err(|e| wrong(e.to_string()))?;
-        let part = path.with_extension(format!("part-{}", std::process::id()));
+        let part = part_path(path);
         let file = File::create(&part).map_err(io)?;
         let mut writer =
             ArrowWriter::try_new(file, schema, None).map_err(|e| wrong(e.to_string()))?;
@@ -224,6 +224,13 @@ pub(crate) fn side_path(root: &Path, name: &str) -> PathBuf {
     let full = root.canonicalize().unwrap_or_else(|_| root.to_owned());
     let hash = xxhash_rust::xxh3::xxh3_64(full.to_string_lossy().as_bytes());
     cache_folder().join("tubelet").join(format!("{hash:016x}-{name}"))
+}
+
+/// The name under which this thread writes `path` before it is whole.
+pub(crate) fn part_path(path: &Path) -> PathBuf {
+    static TURN: AtomicUsize = AtomicUsize::new(0);
+    let turn = TURN.fetch_add(1, Ordering::Relaxed);
+    path.with_extension(format!("part-{}-{turn}", std::process::id()))
 }
 
 /// Size and modification time in nanoseconds; zeros where there is no such file.

@@ -189,9 +189,11 @@ pub(crate) fn temporary(path: &Path) -> PathBuf {
     path.with_file_name(format!("{name}.{}.tmp", std::process::id()))
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file whole or not at all; several threads may write the same one.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FormatError> {
-    let temporary = temporary(path);
+    static TURN: AtomicU64 = AtomicU64::new(0);
+    let turn = TURN.fetch_add(1, Ordering::Relaxed);
+    let temporary = temporary(&path.with_added_extension(turn.to_string()));
     std::fs::write(&temporary, bytes)
         .and_then(|()| std::fs::rename(&temporary, path))
         .map_err(|e| FormatError::new(path, e))

@@ -18,7 +18,7 @@ use tubelet_core::Size;
 use super::listed::map;
 use crate::error::FormatError;
 use crate::facts::parquet_error;
-use crate::index::{side_path, stamp};
+use crate::index::{part_path, side_path, stamp};
 
 /// One thing in an archive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -122,7 +122,7 @@ fn write(stored: &Path, valid: &str, items: &[Item]) -> Result<(), FormatError> 
     ];
     let batch = RecordBatch::try_new(Arc::clone(&schema), columns)
         .map_err(|e| parquet_error(stored, &e))?;
-    let part = stored.with_extension(format!("part-{}", std::process::id()));
+    let part = part_path(stored);
     let file = File::create(&part).map_err(io)?;
     ArrowWriter::try_new(file, schema, None)
         .and_then(|mut writer| {

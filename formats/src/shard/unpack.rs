@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use flate2::bufread::MultiGzDecoder;
 
 use crate::error::{FormatError, FormatErrorKind};
-use crate::index::{side_path, stamp};
+use crate::index::{part_path, side_path, stamp};
 
 /// How an archive is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +86,7 @@ fn decompress(path: &Path, packing: Packing, out: &Path) -> Result<(), FormatErr
                 .map_err(|e| FormatError::new(path, e))?,
         ),
     };
-    let part = out.with_extension(format!("part-{}", std::process::id()));
+    let part = part_path(out);
     let written = File::create(&part).map_err(|e| FormatError::new(&part, e)).and_then(|file| {
         let mut file = Counting { file, bytes: 0 };
         std::io::copy(&mut source, &mut file).map_err(|e| {

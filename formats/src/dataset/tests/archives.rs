@@ -189,6 +189,8 @@ fn ilsvrc_validation_classes_come_from_whatever_tells_them() {
         let reader = opened(root.path(), &of_split("val"));
         assert_eq!(table(reader.as_ref(), &known), VAL, "{}", files[0].0);
         assert!(reader.missing().is_empty());
+        let train = opened(root.path(), &of_split("train"));
+        assert_eq!(train.classes(), reader.classes(), "{}", files[0].0);
     }
 }
 

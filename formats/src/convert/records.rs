@@ -1,6 +1,7 @@
 //! What a folder remembers: one file about the job, one about each finished shard.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 

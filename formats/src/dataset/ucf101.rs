@@ -85,7 +85,7 @@ pub(super) fn add_video(
 ) {
     let stem = Path::new(video).with_extension("");
     for base in folders.iter().map(|f| root.join(f)).filter(|f| f.is_dir()) {
-        for path in [base.join(video), base.join(&stem).with_added("mp4")] {
+        for path in [base.join(video), base.join(&stem).with_added_extension("mp4")] {
             if path.is_file() {
                 return listing.add_found(root, path, label);
             }
@@ -120,19 +120,4 @@ fn read_classes(path: &Path) -> Result<(Vec<String>, HashMap<String, u32>), Form
 
 fn find(root: &Path, name: &str) -> Option<PathBuf> {
     LISTS.iter().map(|folder| root.join(folder).join(name)).find(|path| path.is_file())
-}
-
-/// Adds an extension, where [`Path::with_extension`] would cut a name at its last dot.
-pub(super) trait WithAdded {
-    /// The path with `.extension` at its end.
-    fn with_added(self, extension: &str) -> PathBuf;
-}
-
-impl WithAdded for PathBuf {
-    fn with_added(self, extension: &str) -> PathBuf {
-        let mut text = self.into_os_string();
-        text.push(".");
-        text.push(extension);
-        text.into()
-    }
 }

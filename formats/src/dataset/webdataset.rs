@@ -39,18 +39,20 @@ pub(super) fn list(root: &Path, options: &OpenOptions) -> Result<Listing, Format
     };
     let classes = class_names(all());
     let numbers = numbers(&classes);
-    for (path, shard, items) in &found {
-        for item in items {
+    listing.entries.reserve_exact(all().filter(|i| wanted(i)).count());
+    for (path, shard, items) in found {
+        for item in &items {
             if item.bytes == NO_MEDIUM {
-                let name = relative_name(base, path);
+                let name = relative_name(base, &path);
                 listing.missing.push(format!("{name}/{} (no picture or video)", item.name));
             } else if wanted(item) {
                 let by_name = || numbers.get(item.class.as_deref()?).copied();
                 let label = item.label.or_else(by_name);
-                listing.add_item(base, path, *shard, item, label);
+                listing.add_item(base, &path, shard, item, label);
             }
         }
     }
+    drop(numbers);
     listing.classes = classes;
     Ok(listing)
 }

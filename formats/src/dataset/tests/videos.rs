@@ -1,5 +1,6 @@
 //! UCF101, HMDB51, Something-Something and lists, as files and as folders of frames.
 
+use proptest::prelude::*;
 use tubelet_core::Clip;
 
 use super::*;
@@ -259,6 +260,67 @@ fn lists_name_files_or_folders_of_frames() {
     write(&at("list.csv"), "a/v1 many 1\n");
     let wrong = refused(&at("list.csv"), &of_split("train"));
     assert!(wrong.contains("list.csv, line 1: `many` is no number"), "{wrong}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Whatever stands in an annotation file: a listing, or an error that names a file.
+    #[test]
+    fn annotations_of_any_text_never_panic(lines in proptest::collection::vec(
+        proptest::prop_oneof![
+            "[a-c]{0,3}[ ,;\t\"][a-c.]{0,6}[ ,;\t\"]?-?[0-9]{0,12}",
+            "\\PC{0,24}",
+            "\\{\"[a-z]\": \\{\"annotations\": [0-9a-z\\[{}\"]{0,9}",
+            "(original_vido_id|label,youtube_id,time_start,time_end|1 Archery|n01440764)",
+        ],
+        0..5,
+    )) {
+        let root = tempfile::tempdir().expect("folder");
+        let text = lines.join("\n");
+        let files = [
+            (Layout::List, "train.csv"),
+            (Layout::Kinetics, "train.csv"),
+            (Layout::Kinetics, "train.json"),
+            (Layout::Ssv2, "train.json"),
+            (Layout::Ssv2, "something-something-v1-train.csv"),
+            (Layout::Ucf101, "trainlist01.txt"),
+            (Layout::Ucf101, "classInd.txt"),
+            (Layout::Hmdb51, "a_test_split1.txt"),
+        ];
+        write(&root.path().join("labels.json"), "{\"a\": \"0\"}");
+        for (layout, name) in files {
+            let path = root.path().join(name);
+            write(&path, &text);
+            let annotations = (!name.contains("class") && layout != Layout::Hmdb51).then_some(path);
+            let options = OpenOptions { layout: Some(layout), annotations, ..of_split("train") };
+            match open(root.path(), &options) {
+                Ok(reader) => prop_assert!(!reader.is_empty()),
+                Err(error) => {
+                    prop_assert!(error.to_string().contains(root.path().to_str().expect("UTF-8")));
+                }
+            }
+        }
+        write(&root.path().join("something-something-v1-labels.csv"), &text);
+        let options = OpenOptions { layout: Some(Layout::Ssv2), ..of_split("train") };
+        prop_assert!(open(root.path(), &options).is_err());
+        let truth = root.path().join("truth.txt");
+        write(&truth, &text);
+        let _ = super::super::truth::Truth::read(&truth);
+    }
+}
+
+#[test]
+fn imagenet_22k_is_wnid_folders_without_splits() {
+    let root = tempfile::tempdir().expect("folder");
+    let known: Vec<Vec<u8>> = (0..2).map(jpeg).collect();
+    write(&root.path().join("n00005787/n00005787_12.JPEG"), &known[0]);
+    write(&root.path().join("n00004475/n00004475_6590.JPEG"), &known[1]);
+    assert_eq!(detected(root.path(), "train"), Layout::Imagenet);
+    assert_eq!(
+        table(opened(root.path(), &of_split("train")).as_ref(), &known),
+        ["n00004475/n00004475_6590.JPEG n00004475 1", "n00005787/n00005787_12.JPEG n00005787 0"]
+    );
 }
 
 #[test]

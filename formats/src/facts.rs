@@ -1,5 +1,6 @@
 //! Media facts as columns of a shard.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -66,4 +67,17 @@ pub(crate) fn info_from_columns(batch: &RecordBatch, row: usize) -> Option<Media
 /// An error of the Parquet library about `path`.
 pub(crate) fn parquet_error(path: &Path, error: &dyn std::fmt::Display) -> FormatError {
     FormatError::new(path, FormatErrorKind::Parquet(error.to_string()))
+}
+
+/// Runs `task`, which reads `path` by the Parquet library: that panics on some damaged files, which is
+/// an error like any other here.
+pub(crate) fn guarded<T>(
+    path: &Path,
+    task: impl FnOnce() -> Result<T, FormatError>,
+) -> Result<T, FormatError> {
+    catch_unwind(AssertUnwindSafe(task)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|t| (*t).to_owned()));
+        Err(parquet_error(path, &format!("damaged: {}", text.unwrap_or_default())))
+    })
 }

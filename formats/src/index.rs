@@ -16,6 +16,7 @@ use tubelet_core::MediaInfo;
 
 use crate::decode::decoder;
 use crate::error::{DecodeError, FormatError, FormatErrorKind};
+use crate::facts::guarded;
 use crate::record::{ShardReader, Span};
 
 /// One sample's line.
@@ -125,6 +126,10 @@ impl Index {
     /// # Errors
     /// When the file is no index.
     pub fn read(path: &Path) -> Result<Self, FormatError> {
+        guarded(path, || Self::read_lines(path).map(Self::from_lines))
+    }
+
+    fn read_lines(path: &Path) -> Result<Vec<Line>, FormatError> {
         let wrong = |e: String| FormatError::new(path, FormatErrorKind::Parquet(e));
         let file = File::open(path).map_err(|e| FormatError::new(path, FormatErrorKind::Io(e)))?;
         let reader = ParquetRecordBatchReaderBuilder::try_new(file)
@@ -135,7 +140,7 @@ impl Index {
             let batch = batch.map_err(|e| wrong(e.to_string()))?;
             lines.extend(lines_of(&batch).ok_or_else(|| wrong("not an index".to_owned()))?);
         }
-        Ok(Self::from_lines(lines))
+        Ok(lines)
     }
 
     fn from_lines(lines: Vec<Line>) -> Self {

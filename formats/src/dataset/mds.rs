@@ -261,7 +261,7 @@ fn medium_of(
         if mode != b"RGB" {
             return Err(format!("mode {}, only RGB is read", String::from_utf8_lossy(mode)));
         }
-        let bytes = u64::from(size.width) * u64::from(size.height) * 3;
+        let bytes = (u64::from(size.width) * u64::from(size.height)).saturating_mul(3);
         if bytes != (value.len() - 12 - letters) as u64 {
             return Err(format!("{} bytes for {size} pixels", value.len() - 12 - letters));
         }

@@ -8,9 +8,15 @@ use crate::shard::catalogue::{Item, catalogue};
 use crate::shard::tar;
 use crate::shard::unpack::{is_packed_tar, plain};
 
-/// Whether tar files lie in `root`, or in its folder for the split.
+/// Whether tar files lie in `root`, or in its folder for the split, and no folders beside them: a
+/// tree of media that was packed too is a tree.
 pub(super) fn looks_like(root: &Path, split: &str) -> bool {
-    [root.to_owned(), root.join(split)].iter().any(|f| !tars(f).is_empty())
+    let hidden = |p: &Path| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
+    let flat = |folder: &Path| {
+        let entries = sorted(folder).unwrap_or_default();
+        !tars(folder).is_empty() && !entries.iter().any(|p| p.is_dir() && !hidden(p))
+    };
+    flat(root) || flat(&root.join(split))
 }
 
 /// Tar files in a folder, compressed ones too, sorted.
@@ -22,7 +28,7 @@ pub(super) fn tars(folder: &Path) -> Vec<PathBuf> {
 
 /// The tar files that `path` means for `split`: the file itself, those that its braces count
 /// (`train-{000000..001199}.tar`), those of its folder for the split, or those in it whose name
-/// starts with the split's or, where none does, all.
+/// starts with the split's or, where none does, those that are not called after another split.
 ///
 /// # Errors
 /// When there is none, or one that braces count is not there.
@@ -41,15 +47,19 @@ pub(super) fn of_split(path: &Path, split: &str) -> Result<Vec<PathBuf>, FormatE
     }
     let inside = tars(&path.join(split));
     let files = if inside.is_empty() { tars(path) } else { inside };
-    let other = if split == "val" { "validation" } else { split };
-    let starts = |p: &&PathBuf| {
+    let starts = |p: &Path, word: &str| {
         let name = p.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        [split, other]
-            .iter()
-            .any(|s| name.strip_prefix(s).is_some_and(|rest| rest.starts_with(['-', '_', '.'])))
+        name.strip_prefix(word).is_some_and(|rest| rest.starts_with(['-', '_', '.']))
     };
-    let named: Vec<PathBuf> = files.iter().filter(starts).cloned().collect();
-    let files = if named.is_empty() { files } else { named };
+    let long = if split == "val" { "validation" } else { split };
+    let own = |p: &PathBuf| starts(p, split) || starts(p, long);
+    let splits = ["train", "val", "validation", "test"];
+    let other = |p: &PathBuf| !own(p) && splits.iter().any(|word| starts(p, word));
+    let named: Vec<PathBuf> = files.iter().filter(|p| own(p)).cloned().collect();
+    let files = match named.is_empty() {
+        true => files.into_iter().filter(|p| !other(p)).collect(),
+        false => named,
+    };
     if files.is_empty() {
         let what = format!("no .tar file for split `{split}` in it");
         return Err(FormatError::new(path, FormatErrorKind::Layout(what)));

@@ -52,7 +52,6 @@ pub(super) fn list(root: &Path, options: &OpenOptions) -> Result<Listing, Format
             }
         }
     }
-    drop(numbers);
     listing.classes = classes;
     Ok(listing)
 }

@@ -17,7 +17,7 @@ use tubelet_core::Size;
 
 use super::listed::map;
 use crate::error::FormatError;
-use crate::facts::parquet_error;
+use crate::facts::{guarded, parquet_error};
 use crate::index::{part_path, side_path, stamp};
 
 /// One thing in an archive.
@@ -53,7 +53,8 @@ pub(crate) fn catalogue(
     let stored = side_path(path, &format!("{name}.{kind}.parquet"));
     let (bytes, time) = stamp(path);
     let valid = format!("{VERSION} {bytes} {time}");
-    if let Some(items) = read(&stored, &valid) {
+    // A damaged table is made again, whatever is wrong with it.
+    if let Ok(Some(items)) = guarded(&stored, || Ok(read(&stored, &valid))) {
         return Ok(items);
     }
     let items = find(&map(path)?)?;
@@ -159,6 +160,14 @@ mod tests {
         let fail = |_: &[u8]| Err(FormatError::malformed("a.bin", "looked into again"));
         assert_eq!(catalogue(&path, "test", fail).expect("stored"), items);
         assert!(catalogue(&path, "other", fail).is_err());
+        let stored = root.path().join(".tubelet/a.bin.test.parquet");
+        let whole = std::fs::read(&stored).expect("stored");
+        for place in (0..whole.len()).step_by(5) {
+            let mut damaged = whole.clone();
+            damaged[place] ^= 0x81;
+            std::fs::write(&stored, &damaged).expect("written");
+            let _ = catalogue(&path, "test", fail);
+        }
         std::fs::write(&path, b"four").expect("written");
         assert!(catalogue(&path, "test", fail).is_err());
     }

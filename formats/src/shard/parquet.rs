@@ -5,7 +5,6 @@
 //! copy. Other Parquet files (Hugging Face's, compressed, many rows a page) go through the Parquet
 //! library, one row at a time.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,7 +22,7 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
 use tubelet_core::{MediaInfo, SampleId};
 
 use crate::error::{FormatError, FormatErrorKind};
-use crate::facts::{info_from_columns, parquet_error};
+use crate::facts::{guarded, info_from_columns, parquet_error};
 use crate::record::{MediaKind, Record, ShardReader, Span};
 
 /// Columns that may hold payloads, and what they hold.
@@ -277,19 +276,6 @@ impl Shard {
         };
         names().unwrap_or_default()
     }
-}
-
-/// Runs `task`, which reads `path` by the Parquet library: that panics on some damaged files, which is
-/// an error like any other here.
-fn guarded<T>(
-    path: &Path,
-    task: impl FnOnce() -> Result<T, FormatError>,
-) -> Result<T, FormatError> {
-    catch_unwind(AssertUnwindSafe(task)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|t| (*t).to_owned()));
-        Err(parquet_error(path, &format!("damaged: {}", text.unwrap_or_default())))
-    })
 }
 
 /// Whether this is a Parquet file and no manifest.

@@ -61,7 +61,7 @@ pub(crate) fn members(path: &Path, archive: &[u8], base: u64) -> Result<Vec<Memb
     Ok(members)
 }
 
-/// Base name without extension of a `.tar` file.
+/// Whether this is a tar archive by its name.
 pub(crate) fn is_tar(path: &Path) -> bool {
     path.extension().is_some_and(|e| e.eq_ignore_ascii_case("tar"))
 }

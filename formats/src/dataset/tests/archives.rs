@@ -43,10 +43,14 @@ fn webdataset_pairs_members_by_key() {
         assert_eq!(reader.missing(), ["train-001.tar/a/003 (no picture or video)"]);
     }
     assert!(root.path().join(".tubelet/train-000.tar.webdataset.parquet").is_file());
+    let other = refused(root.path(), &of_split("val"));
+    assert!(other.contains("no .tar file for split `val`"), "{other}");
     let field = OpenOptions { field: Some("right.jpg".to_owned()), ..OpenOptions::default() };
     assert_eq!(table(opened(root.path(), &field).as_ref(), &known), [wanted[2]]);
     let braces = opened(&root.path().join("train-{000..001}.tar"), &of_split("train"));
     assert_eq!(braces.len(), 5);
+    write(&root.path().join("cats/0.jpg"), &known[0]);
+    assert_eq!(detected(root.path(), "train"), Layout::Folder);
     let absent = refused(&root.path().join("train-{000..002}.tar"), &of_split("train"));
     assert!(absent.contains("train-002.tar"), "{absent}");
 }

@@ -7,13 +7,15 @@
 //! A file that ends early is an error. Files that libjpeg merely warns about (stray bytes before
 //! a marker, a damaged segment it can resynchronise after) are decoded, as Pillow does.
 
-use tubelet_core::{Clip, MediaInfo, Rect};
+use tubelet_core::{Clip, MediaInfo, Rect, Size};
 
 use super::check_size;
 use crate::error::DecodeError;
 
 pub use backend::JpegDecoder;
 
+#[cfg(all(feature = "turbojpeg", target_arch = "x86_64"))]
+mod baseline;
 #[cfg(feature = "turbojpeg")]
 mod slice;
 #[cfg(feature = "turbojpeg")]
@@ -21,8 +23,8 @@ mod turbo;
 
 #[cfg(feature = "turbojpeg")]
 mod backend {
-    use tubelet_core::Size;
-
+    #[cfg(target_arch = "x86_64")]
+    use super::baseline::Baseline;
     use super::slice;
     use super::turbo::{Complaint, Header, Pixels, Turbo};
     use super::*;
@@ -35,6 +37,8 @@ mod backend {
     /// Decodes JPEG files; keeps its decompressor and buffers from call to call.
     #[derive(Default)]
     pub struct JpegDecoder {
+        #[cfg(target_arch = "x86_64")]
+        baseline: Option<Box<Baseline>>,
         turbo: Option<Turbo>,
         cmyk: Vec<u8>,
         slice: Vec<u8>,
@@ -43,7 +47,13 @@ mod backend {
     impl JpegDecoder {
         /// A decoder; libjpeg-turbo is set up at the first call.
         pub const fn new() -> Self {
-            Self { turbo: None, cmyk: Vec::new(), slice: Vec::new() }
+            Self {
+                #[cfg(target_arch = "x86_64")]
+                baseline: None,
+                turbo: None,
+                cmyk: Vec::new(),
+                slice: Vec::new(),
+            }
         }
 
         /// Media facts from the header.
@@ -69,11 +79,27 @@ mod backend {
             if !encoded.ends_with(&[0xff, 0xd9]) && !super::has_end(encoded) {
                 return Err(truncated());
             }
+            #[cfg(target_arch = "x86_64")]
+            if Baseline::available() {
+                let baseline = self.baseline.get_or_insert_default();
+                if baseline.decode(encoded, region, clip).is_some() {
+                    return Ok(());
+                }
+            }
+            self.decode_by_turbo(encoded, region, clip)
+        }
+
+        /// The same by libjpeg-turbo, which can more.
+        pub(super) fn decode_by_turbo(
+            &mut self,
+            encoded: &[u8],
+            region: Option<Rect>,
+            clip: &mut Clip,
+        ) -> Result<(), DecodeError> {
             let (header, size) = self.header(encoded)?;
-            let full = Rect::full(size);
-            let region = region.filter(|r| r.fits(size) && r.width > 0 && r.height > 0);
-            match (region, header.unit) {
-                (Some(wanted), Some(unit)) if wanted != full && !header.is_cmyk => {
+            let wanted = super::region_of(region, size);
+            match header.unit {
+                Some(unit) if wanted != Rect::full(size) && !header.is_cmyk => {
                     let region = widened(wanted, unit[0], size);
                     clip.reset_region(size, region, &[0]);
                     self.decode_region(encoded, &header, region, clip.nth_mut(0))
@@ -240,6 +266,13 @@ mod backend {
     }
 }
 
+/// `region` where it is one of a picture of `size`, else all of it.
+#[cfg(feature = "turbojpeg")]
+fn region_of(region: Option<Rect>, size: Size) -> Rect {
+    let usable = |r: &Rect| r.fits(size) && r.width > 0 && r.height > 0;
+    region.filter(usable).unwrap_or(Rect::full(size))
+}
+
 /// Adobe's inverted CMYK to RGB with Pillow's rounding (`ImagingConvert`, cmyk2rgb).
 #[cfg(feature = "turbojpeg")]
 fn cmyk_to_rgb(cmyk: &[u8], rgb: &mut [u8]) {
@@ -403,12 +436,29 @@ mod tests {
         }
     }
 
+    /// The pixels `wanted` of `part` are those of `whole`.
+    #[cfg(feature = "turbojpeg")]
+    fn check_region(name: &str, whole: &Clip, part: &Clip, wanted: Rect) {
+        assert!(part.region().holds(wanted) && part.size() == whole.size());
+        for row in wanted.y..wanted.y + wanted.height {
+            let line = |clip: &Clip| -> Vec<u8> {
+                let held = clip.region();
+                let start = ((row - held.y) * held.width + wanted.x - held.x) as usize * 3;
+                clip.nth(0)[start..start + wanted.width as usize * 3].to_vec()
+            };
+            assert_eq!(line(part), line(whole), "{name}: {wanted:?}, row {row}");
+        }
+    }
+
     /// Random regions of `bytes` equal a whole decode; says how many were made from fewer rows.
     #[cfg(feature = "turbojpeg")]
     fn check_regions(name: &str, bytes: &[u8], count: u32) -> u32 {
         let mut decoder = JpegDecoder::new();
         let (mut whole, mut part) = (Clip::new(), Clip::new());
-        decoder.decode(bytes, None, &mut whole).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let failed = |e: DecodeError| -> () { panic!("{name}: {e}") };
+        decoder.decode_by_turbo(bytes, None, &mut whole).unwrap_or_else(failed);
+        decoder.decode(bytes, None, &mut part).unwrap_or_else(failed);
+        assert!(part.nth(0) == whole.nth(0), "{name}: all of it");
         let size = whole.size();
         let seed = bytes.len() as u64;
         let mut rng = tubelet_core::SampleRng::new(seed, 0, 0, 0, tubelet_core::Draw::Crop);
@@ -419,18 +469,10 @@ mod tests {
             let wanted = Rect { x, y, width, height };
             let (from, to) = (y as usize, (y + height) as usize);
             sliced += u32::from(slice::rows(bytes, from, to, &mut shorter).is_some());
-            decoder
-                .decode(bytes, Some(wanted), &mut part)
-                .unwrap_or_else(|e| panic!("{name}: {e}"));
-            assert!(part.region().holds(wanted) && part.size() == size);
-            for row in y..y + height {
-                let line = |clip: &Clip| -> Vec<u8> {
-                    let held = clip.region();
-                    let start = ((row - held.y) * held.width + x - held.x) as usize * 3;
-                    clip.nth(0)[start..start + width as usize * 3].to_vec()
-                };
-                assert_eq!(line(&part), line(&whole), "{name}: {wanted:?}, row {row}");
-            }
+            decoder.decode(bytes, Some(wanted), &mut part).unwrap_or_else(failed);
+            check_region(name, &whole, &part, wanted);
+            decoder.decode_by_turbo(bytes, Some(wanted), &mut part).unwrap_or_else(failed);
+            check_region(name, &whole, &part, wanted);
         }
         sliced
     }

@@ -32,7 +32,10 @@ impl ListedReader {
             .iter()
             .map(|path| Ok((path.clone(), map(path)?)))
             .collect::<Result<_, FormatError>>()?;
-        let find = |(n, entry): (usize, &Entry)| index?.find(&entry.name, &span(n, entry));
+        let find = |(n, entry): (usize, &Entry)| match &entry.source {
+            Source::Pixels { size, .. } => Some(Arc::new(MediaInfo::picture(*size, "bmp"))),
+            _ => index?.find(&entry.name, &span(n, entry)),
+        };
         let infos = listing.entries.iter().enumerate().map(find).collect();
         Ok(Self { listing, archives, infos })
     }

@@ -113,6 +113,7 @@ fn raw_pixels_are_shown_as_they_are() {
             assert_eq!(found.as_deref(), class);
             let mut decoder = decoder();
             let info = decoder.probe(&bytes).expect("a picture");
+            assert_eq!(reader.record(0).info.as_deref(), Some(&info));
             let mut clip = Clip::new();
             let want = FrameRequest { frames: vec![0], region: None };
             decoder.decode(&bytes, &info, &want, &mut clip).expect("decodes");

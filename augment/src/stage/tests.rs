@@ -91,7 +91,7 @@ fn ragged_rows_are_padded_and_counted() {
     // Two rows of four tokens; bit 1 is a further pass.
     let bytes = [1, 0, 3, 0, 2, 2, 0, 1];
     let mut out = HostTensors { rows: 2, tokens: 4, ..HostTensors::default() };
-    out.set_mask(&bytes, 1);
+    out.set_mask(Some(&bytes), 1);
     assert_eq!((out.masked_count.as_slice(), out.max_masked), ([2, 1].as_slice(), 2));
     assert_eq!(out.masked, [0, 2, 3, 3]);
     assert_eq!((out.visible.as_slice(), out.max_visible), ([1, 3, 3, 0, 1, 2].as_slice(), 3));
@@ -106,10 +106,47 @@ fn ragged_rows_are_padded_and_counted() {
 #[test]
 fn a_row_without_a_masked_token_counts_zero() {
     let mut out = HostTensors { rows: 2, tokens: 2, ..HostTensors::default() };
-    out.set_mask(&[0, 0, 0, 1], 0);
+    out.set_mask(Some(&[0, 0, 0, 1]), 0);
     assert_eq!(
         (out.masked.as_slice(), out.masked_count.as_slice()),
         ([0, 1].as_slice(), [0, 1].as_slice())
     );
     assert!(out.passes.is_empty());
+}
+
+/// Where the numbers of `tensors` lie.
+fn places(tensors: &HostTensors) -> [*const f32; 4] {
+    let view = tensors.views.first().map_or(std::ptr::null(), |view| view.pixels.as_ptr());
+    let pass = tensors.passes.first().map_or(std::ptr::null(), |pass| pass.targets.as_ptr());
+    [tensors.pixels.as_ptr(), tensors.targets.as_ptr(), view, pass]
+}
+
+#[test]
+fn memory_is_used_again_and_nothing_is_left_in_it() {
+    let sets: [&[&str]; 3] = [
+        &[r#"pretrain.views=[{resize="lanczos", size=32, normalise="none"}]"#],
+        &[r#"pretrain.target={kind="hog", cell=2}"#],
+        &[r#"pretrain.mask={policy="halves"}"#],
+    ];
+    let mut out = HostTensors::default();
+    for set in sets.iter().chain(sets.iter().rev()) {
+        let recipe = recipe(Stage::Pretrain, set);
+        let stage = HostStage::new(&recipe);
+        for (rows, seed) in [(3, 1), (3, 2), (1, 3)] {
+            let (layout, mut memory) = batch(&recipe, rows, false);
+            let field = layout.views[0].mask.expect("masked");
+            let bytes = &mut memory.as_mut_slice()[field.offset..];
+            // Rows that differ in how many tokens are hidden.
+            for (i, byte) in bytes[..field.row_bytes * rows as usize].iter_mut().enumerate() {
+                let row = i / field.row_bytes;
+                *byte = u8::from((i * seed + row) % (row + 2) == 0) + 2 * u8::from(i % 5 < 2);
+            }
+            let batch = BatchRef::new(&layout, memory.as_slice(), rows as usize);
+            stage.run_into(batch, &mut out);
+            let before = places(&out);
+            stage.run_into(batch, &mut out);
+            assert_eq!(places(&out), before);
+            assert_eq!(out, stage.run(batch));
+        }
+    }
 }

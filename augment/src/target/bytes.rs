@@ -1,14 +1,21 @@
 //! Pixel targets from the bytes of a row: the same formulas as [`super::pixels`], several times as
 //! fast. Sums of bytes are exact, so a token's mean and variance are as well, and what is left to
 //! round is one product and one sum a number.
+//!
+//! The references start from normalised pixels in f32. A formula that divides by a small deviation
+//! stretches what was rounded there, so in a token of nearly one colour the numbers are made of those
+//! pixels; all numbers are within 1e-5 of those of [`super::pixels::pixel_targets`].
 
 use tubelet_core::{PatchSize, Size};
 
-use super::pixels::{FrameChoice, PatchNorm};
+use super::pixels::{FrameChoice, PatchNorm, normalise_token};
 use crate::normalise::Normalise;
 
 /// Numbers of one step: eight pixels, so that number l has channel l mod 3.
 const STEP: usize = 24;
+
+/// How far a formula may stretch normalised pixels, whose f32 may be 2.5e-7 away.
+const MOST_STRETCH: f64 = 32.0;
 
 /// Pixel targets of rows of one shape.
 #[derive(Clone, Debug)]
@@ -25,6 +32,8 @@ pub struct ByteTargets {
     unit: [f64; 3],
     /// What black is in normalised values, −mean/std.
     black: [f64; 3],
+    /// Each grey level as the reference's f32, by channel.
+    table: [[f32; 256]; 3],
 }
 
 impl ByteTargets {
@@ -43,7 +52,13 @@ impl ByteTargets {
         let (mean, std) = (normalise.mean.map(f64::from), normalise.std.map(f64::from));
         let unit = std.map(|std| 1.0 / (255.0 * std));
         let black = [0, 1, 2].map(|c| -mean[c] / std[c]);
-        Self { norm, size, patch, normalise, chosen, per_slot, unit, black }
+        let mut table = normalise.table();
+        if norm.original() {
+            for (c, channel) in table.iter_mut().enumerate() {
+                channel.iter_mut().for_each(|v| *v = *v * normalise.std[c] + normalise.mean[c]);
+            }
+        }
+        Self { norm, size, patch, normalise, chosen, per_slot, unit, black, table }
     }
 
     /// Numbers of a target.
@@ -88,15 +103,28 @@ impl ByteTargets {
         for (token, out) in tokens.iter().zip(out.chunks_exact_mut(self.dim())) {
             let starts = self.starts(*token);
             let map = match self.norm {
-                PatchNorm::Raw => self.raw(),
+                PatchNorm::Raw => Some(self.raw()),
                 _ => {
                     let mut sums = Sums { bytes, ..Sums::default() };
                     add(&mut sums, starts.clone());
                     self.standard(&sums)
                 }
             };
-            for (start, out) in starts.zip(out.chunks_exact_mut(bytes)) {
-                map.apply(&pixels[start..start + bytes], out);
+            let lines = starts.zip(out.chunks_exact_mut(bytes));
+            if let Some(map) = map {
+                lines.for_each(|(start, out)| map.apply(&pixels[start..start + bytes], out));
+            } else {
+                lines.for_each(|(start, out)| self.look_up(&pixels[start..start + bytes], out));
+                normalise_token(self.norm, out);
+            }
+        }
+    }
+
+    /// The reference's pixels.
+    fn look_up(&self, bytes: &[u8], out: &mut [f32]) {
+        for (pixel, out) in bytes.chunks_exact(3).zip(out.chunks_exact_mut(3)) {
+            for c in 0..3 {
+                out[c] = self.table[c][usize::from(pixel[c])];
             }
         }
     }
@@ -120,9 +148,9 @@ impl ByteTargets {
         }
     }
 
-    /// The map of a token with these sums.
+    /// The map of a token with these sums; `None` where it stretches too much.
     #[inline(always)]
-    fn standard(&self, sums: &Sums) -> Affine {
+    fn standard(&self, sums: &Sums) -> Option<Affine> {
         const CHANNELS: [usize; 3] = [0, 1, 2];
         let count = (self.dim() / 3) as u64;
         let n = count as f64;
@@ -156,9 +184,9 @@ impl ByteTargets {
             ),
             PatchNorm::Bootmae => (mean, squares.map(|s| 1.0 / (s * per_value + 1e-5).sqrt())),
         };
-        // By way of the grey level next to the mean, the distance from which is exact: so little is
-        // rounded in a token of nearly one colour.
-        self.affine(grey.map(f64::floor), means, scales)
+        let stretch = scales.iter().fold(0.0, |most: f64, scale| most.max(*scale));
+        // By way of the grey level next to the mean, the distance from which is exact.
+        (stretch <= MOST_STRETCH).then(|| self.affine(grey.map(f64::floor), means, scales))
     }
 
     /// The map to normalised pixels.
@@ -377,13 +405,25 @@ mod tests {
         PatchNorm::Bootmae,
     ];
 
-    /// Noise, or nearly one colour.
+    /// Noise, or of a contrast that falls from line to line until there is one colour.
     fn clip(frames: u32, size: Size, flat: bool) -> Vec<u8> {
         let bytes = 0..frames as usize * size.area() * 3;
+        let noise = |i: usize| (i * 131 % 251) as u8 ^ (i / 7) as u8;
         match flat {
-            false => bytes.map(|i| (i * 131 % 251) as u8 ^ (i / 7) as u8).collect(),
-            true => bytes.map(|i| 40 + 70 * (i % 3) as u8 + u8::from(i % 157 == 0)).collect(),
+            false => bytes.map(noise).collect(),
+            true => bytes
+                .map(|i| {
+                    let shift = i / (3 * size.width as usize) % size.height as usize / 16 + 4;
+                    40 + 60 * (i % 3) as u8 + noise(i).checked_shr(shift as u32).unwrap_or(0)
+                })
+                .collect(),
         }
+    }
+
+    fn settings() -> impl Iterator<Item = (PatchNorm, Normalise, bool)> {
+        let normalised = |norm| [IMAGENET, SLOWFAST].map(|normalise| (norm, normalise));
+        let both = |(norm, normalise)| [false, true].map(|flat| (norm, normalise, flat));
+        NORMS.into_iter().flat_map(normalised).flat_map(both)
     }
 
     /// The formula in f64 from bytes ordered frame, row, column, channel.
@@ -443,9 +483,8 @@ mod tests {
     #[test]
     fn bytes_give_the_targets_of_the_floats() {
         for (frames, size, patch, choice) in cases() {
-            let bytes = clip(frames, size, false);
-            for (norm, normalise) in NORMS.into_iter().flat_map(|n| [(n, IMAGENET), (n, SLOWFAST)])
-            {
+            for (norm, normalise, flat) in settings() {
+                let bytes = clip(frames, size, flat);
                 let stage = ByteTargets::new(norm, frames, size, patch, normalise, choice);
                 let count = frames / patch.t * (size.height / patch.h) * (size.width / patch.w);
                 let tokens: Vec<u32> = (0..count).filter(|t| t % 3 != 1).collect();
@@ -456,18 +495,18 @@ mod tests {
                 pixel_targets(norm, &floats, frames, size, patch, &normalise, choice, &tokens, out);
                 let got = written(&stage, &bytes, &tokens);
                 let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                assert!(worst <= 2e-6, "{norm:?} {patch:?}: {worst}");
+                assert!(worst <= 8e-6, "{norm:?} {patch:?} {flat}: {worst}");
             }
         }
     }
 
     #[test]
-    fn little_is_rounded_even_in_nearly_flat_tokens() {
-        for (norm, flat) in NORMS.into_iter().flat_map(|n| [(n, false), (n, true)]) {
+    fn the_numbers_are_those_of_the_formula() {
+        for norm in NORMS {
             for (height, width) in [(16, 16), (14, 14), (32, 48)] {
-                let (size, patch) =
-                    (Size::new(width, height), PatchSize { t: 2, h: height, w: width });
-                let bytes = clip(2, size, flat);
+                let size = Size::new(width, height);
+                let patch = PatchSize { t: 2, h: height, w: width };
+                let bytes = clip(2, size, false);
                 let stage = ByteTargets::new(norm, 2, size, patch, IMAGENET, FrameChoice::All);
                 let want = formula(norm, &bytes, &IMAGENET);
                 for (got, want) in written(&stage, &bytes, &[0]).into_iter().zip(want) {

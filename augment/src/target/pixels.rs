@@ -25,6 +25,13 @@ pub enum PatchNorm {
     Bootmae,
 }
 
+impl PatchNorm {
+    /// Whether pixels are brought back to 0..1 first.
+    pub const fn original(self) -> bool {
+        matches!(self, Self::Videomae | Self::Omnimae)
+    }
+}
+
 /// Which frames a target is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -131,7 +138,7 @@ impl Source<'_> {
         let cells = self.size.height / self.patch.h * columns;
         let (slot, cell) = ((token / cells) as usize, token % cells);
         let (top, left) = ((cell / columns) as usize * high, (cell % columns) as usize * wide);
-        let original = matches!(self.norm, PatchNorm::Videomae | PatchNorm::Omnimae);
+        let original = self.norm.original();
         let chosen = &self.chosen[slot * self.per_slot..][..self.per_slot];
         for (frame, out) in chosen.iter().zip(out.chunks_exact_mut(high * wide * 3)) {
             let planes = [0, 1, 2].map(|c| {

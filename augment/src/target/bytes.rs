@@ -397,14 +397,6 @@ mod tests {
     use crate::normalise::{IMAGENET, SLOWFAST};
     use crate::target::pixels::pixel_targets;
 
-    const NORMS: [PatchNorm; 5] = [
-        PatchNorm::Raw,
-        PatchNorm::Mae,
-        PatchNorm::Videomae,
-        PatchNorm::Omnimae,
-        PatchNorm::Bootmae,
-    ];
-
     /// Noise, or of a contrast that falls from line to line until there is one colour.
     fn clip(frames: u32, size: Size, flat: bool) -> Vec<u8> {
         let bytes = 0..frames as usize * size.area() * 3;
@@ -423,7 +415,7 @@ mod tests {
     fn settings() -> impl Iterator<Item = (PatchNorm, Normalise, bool)> {
         let normalised = |norm| [IMAGENET, SLOWFAST].map(|normalise| (norm, normalise));
         let both = |(norm, normalise)| [false, true].map(|flat| (norm, normalise, flat));
-        NORMS.into_iter().flat_map(normalised).flat_map(both)
+        PatchNorm::ALL.into_iter().flat_map(normalised).flat_map(both)
     }
 
     /// The formula in f64 from bytes ordered frame, row, column, channel.
@@ -502,7 +494,7 @@ mod tests {
 
     #[test]
     fn the_numbers_are_those_of_the_formula() {
-        for norm in NORMS {
+        for norm in PatchNorm::ALL {
             for (height, width) in [(16, 16), (14, 14), (32, 48)] {
                 let size = Size::new(width, height);
                 let patch = PatchSize { t: 2, h: height, w: width };
@@ -521,7 +513,7 @@ mod tests {
     fn every_processor_gives_the_same_numbers() {
         for (frames, size, patch, choice) in cases() {
             let bytes = clip(frames, size, false);
-            for norm in NORMS {
+            for norm in PatchNorm::ALL {
                 let stage = ByteTargets::new(norm, frames, size, patch, IMAGENET, choice);
                 let fast = written(&stage, &bytes, &[0, 1]);
                 let mut plain = vec![0.0; fast.len()];

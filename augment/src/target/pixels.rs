@@ -26,6 +26,9 @@ pub enum PatchNorm {
 }
 
 impl PatchNorm {
+    /// All formulas.
+    pub const ALL: [Self; 5] = [Self::Raw, Self::Mae, Self::Videomae, Self::Omnimae, Self::Bootmae];
+
     /// Whether pixels are brought back to 0..1 first.
     pub const fn original(self) -> bool {
         matches!(self, Self::Videomae | Self::Omnimae)

@@ -222,7 +222,7 @@ fn table(measured: &Measured, report: &Value) -> Table {
     let number = |key: &str| report[key].as_f64().unwrap_or(0.0);
     let Measured { seconds, stats, .. } = measured;
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_preset(presets::NOTHING);
     let mut row = |name: &str, value: String| {
         table.add_row([name.to_owned(), value]);
     };

@@ -5,6 +5,7 @@ use clap::Args;
 use comfy_table::{Table, presets};
 use tubelet_augment::Stage;
 use tubelet_core::{MediaInfo, SampleId, SampleKey};
+use tubelet_formats::dataset::detect;
 use tubelet_formats::{Record, ShardReader, decoder};
 
 use crate::common::{DataArgs, Usage, bytes_text, recipe_file};
@@ -36,7 +37,7 @@ pub(crate) struct InspectArgs {
 pub(crate) fn run(args: &InspectArgs) -> Result<bool> {
     let shards = args.data.open()?;
     match args.sample {
-        None => println!("{}", data_set(shards.as_ref())),
+        None => println!("{}", data_set(args, shards.as_ref())?),
         Some(n) if n >= shards.len() => {
             bail!(Usage(format!(
                 "sample {n} of a data set of {} (numbers start at 0)",
@@ -48,7 +49,12 @@ pub(crate) fn run(args: &InspectArgs) -> Result<bool> {
     Ok(true)
 }
 
-fn data_set(shards: &dyn ShardReader) -> Table {
+fn data_set(args: &InspectArgs, shards: &dyn ShardReader) -> Result<Table> {
+    let options = args.data.how.options("train");
+    let layout = match options.layout {
+        Some(layout) => layout,
+        None => detect(&args.data.path, &options.split)?,
+    };
     let classes = shards.classes();
     let mut counts = vec![0u64; classes.len()];
     let (mut unlabelled, mut indexed, mut frames) = (0u64, 0u64, 0u64);
@@ -66,17 +72,20 @@ fn data_set(shards: &dyn ShardReader) -> Table {
         }
     }
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_preset(presets::NOTHING);
     let mut row = |name: &str, value: String| {
         table.add_row([name.to_owned(), value]);
     };
+    row("layout", format!("{layout}, split {}", options.split));
     row("samples", shards.len().to_string());
     for (kind, count) in kinds {
         row(&format!("  {kind}"), count.to_string());
     }
     row("listed but absent", shards.missing().len().to_string());
     row("with stored media facts", indexed.to_string());
-    row("  frames in them", frames.to_string());
+    if indexed > 0 {
+        row("  frames in them", frames.to_string());
+    }
     row("classes", classes.len().to_string());
     row("  without label", unlabelled.to_string());
     if let (Some(least), Some(most)) = (counts.iter().min(), counts.iter().max()) {
@@ -88,7 +97,7 @@ fn data_set(shards: &dyn ShardReader) -> Table {
     if classes.len() > 12 {
         row("  …", format!("{} more classes", classes.len() - 12));
     }
-    table
+    Ok(table)
 }
 
 fn sample(args: &InspectArgs, shards: &dyn ShardReader, n: usize) -> Result<()> {
@@ -129,7 +138,7 @@ fn sample_table(shards: &dyn ShardReader, record: &Record, info: &MediaInfo, byt
         keys.push(format!("… {} in all", info.keyframes.len()));
     }
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_preset(presets::NOTHING);
     table.add_row(["sample".to_owned(), record.id.to_string()]);
     table.add_row(["name".to_owned(), record.name.clone()]);
     table.add_row(["label".to_owned(), label]);

@@ -21,6 +21,7 @@ mod recipes;
 mod train;
 mod verify;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -82,13 +83,23 @@ enum Command {
     Demo(demo::DemoArgs),
 }
 
+/// A reader of the output that goes away, as `head` does, ends the program as it ends others.
+#[cfg(unix)]
+fn end_with_the_reader() {
+    // SAFETY: restores the default action, before any thread is started.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
 fn main() -> ExitCode {
+    #[cfg(unix)]
+    end_with_the_reader();
     let cli = Cli::parse();
     let level = ["warn", "info", "debug"][usize::from(cli.verbose.min(2))];
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .with_target(false)
         .init();

@@ -34,7 +34,7 @@ fn text(name: &str, set: &[String]) -> Result<String> {
 
 fn table() -> Result<Table> {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_preset(presets::NOTHING);
     table.set_header(["recipe", "method", "input", "tokens", "hidden", "batch", "source"]);
     for (name, text) in builtin::ALL {
         let file = RecipeFile::parse(name, text, &[])?;

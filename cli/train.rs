@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use tubelet_augment::Stage;
 use tubelet_trainer::checkpoint::InitReport;
 use tubelet_trainer::evaluate::Accuracy;
 use tubelet_trainer::{Device, FinetuneOptions, RunOptions, evaluate, finetune as fine_tune};
@@ -41,6 +42,12 @@ struct RunArgs {
     data: PathBuf,
     #[command(flatten)]
     how: HowArgs,
+    /// Epochs of the schedule [default: the recipe's]
+    #[arg(long)]
+    epochs: Option<u32>,
+    /// Rows of a batch, of all ranks together [default: the recipe's]
+    #[arg(long)]
+    batch_size: Option<u32>,
     /// Folder for checkpoints, metrics and summary
     #[arg(long, value_name = "RUN")]
     out: PathBuf,
@@ -65,9 +72,15 @@ struct RunArgs {
 }
 
 impl RunArgs {
-    fn options(&self) -> Result<RunOptions> {
+    fn options(&self, stage: Stage) -> Result<RunOptions> {
+        let mut recipe = self.recipe.clone();
+        let mut set = |key: &str, value: Option<u32>| {
+            recipe.set.extend(value.map(|v| format!("{stage}.{key}={v}")));
+        };
+        set("train.epochs", self.epochs);
+        set("batch_size", self.batch_size);
         Ok(RunOptions {
-            recipe: self.recipe.file()?,
+            recipe: recipe.file()?,
             data: self.data.clone(),
             open: self.how.options("train"),
             out: self.out.clone(),
@@ -125,7 +138,7 @@ pub(crate) struct EvalArgs {
 }
 
 pub(crate) fn pretrain(args: &PretrainArgs) -> Result<bool> {
-    let summary = tubelet_trainer::pretrain(&args.run.options()?)?;
+    let summary = tubelet_trainer::pretrain(&args.run.options(Stage::Pretrain)?)?;
     print_run(
         &args.run.out,
         summary.steps,
@@ -142,7 +155,7 @@ pub(crate) fn finetune(args: &FinetuneArgs) -> Result<bool> {
     val_open.split.clone_from(&args.val_split);
     val_open.annotations = None;
     let options = FinetuneOptions {
-        run: args.run.options()?,
+        run: args.run.options(Stage::Finetune)?,
         val: args.val.clone().map(|path| (path, val_open)),
         validate_every: args.validate_every,
         init: args.init.clone(),

@@ -31,7 +31,7 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<bool> {
     bar.finish_and_clear();
     if !report.problems.is_empty() {
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+        table.load_preset(presets::NOTHING);
         table.set_header(["file", "row", "sample", "what is wrong"]);
         for problem in &report.problems {
             table.add_row([

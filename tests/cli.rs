@@ -104,3 +104,17 @@ fn preview_and_bench_run() {
     assert!(report["samples_per_s"].as_f64().is_some_and(|r| r > 0.0), "{report}");
     assert!(report["stages"]["decode"].is_number() && report["limiting_stage"].is_string());
 }
+
+/// `tubelet … | head`: no panic, no message.
+#[cfg(unix)]
+#[test]
+fn a_reader_that_goes_away_ends_it_quietly() {
+    let root = media::imagenet(1, 2);
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tubelet"));
+    let output = command.args(["inspect", path(root.path())]).stdout(writer).output();
+    let output = output.expect("runs");
+    assert!(!output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}

@@ -125,9 +125,17 @@ fn floats(view: &TensorView<'_>) -> Option<Vec<f32>> {
 }
 
 /// Reads a PyTorch checkpoint, looking for the weights under the keys that repositories use.
+///
+/// Files that hold objects of other classes beside tensors, numbers, texts and `argparse`'s
+/// namespaces are refused.
 fn read_pytorch(path: &Path) -> Result<Weights, TrainError> {
-    let broken =
-        |e: &dyn std::fmt::Display| TrainError::checkpoint(path, format!("cannot be read: {e}"));
+    let broken = |e: &dyn std::fmt::Display| {
+        let what = format!(
+            "cannot be read: {e} (if PyTorch can read it, write the state dict with \
+             safetensors.torch.save_file and give that file)"
+        );
+        TrainError::checkpoint(path, what)
+    };
     let open = |key: Option<&str>| match key {
         Some(key) => burn_store::pytorch::PytorchReader::with_top_level_key(path, key),
         None => burn_store::pytorch::PytorchReader::new(path),

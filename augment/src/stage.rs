@@ -12,7 +12,8 @@ use crate::normalise::Normalise;
 use crate::recipe::{Recipe, TargetSpec};
 use crate::target::bytes::ByteTargets;
 use crate::target::hog::{HogScratch, HogSpec};
-use crate::target::pixels::{FrameChoice, PatchNorm};
+use crate::target::hog_picture::picture_targets;
+use crate::target::pixels::{PixelOrder, PixelSpec};
 use crate::target::{hog, pixels};
 
 /// A batch in floats: what the trainer gets.
@@ -124,14 +125,7 @@ impl HostStage {
 
     /// Numbers a masked token's target has; 0 where there is no target.
     pub fn target_dim(&self, frames: u32, tokens_t: u32) -> usize {
-        match self.target {
-            TargetSpec::None => 0,
-            TargetSpec::Pixels(_, choice) => {
-                let per_slot = choice.indices(frames).len() / tokens_t.max(1) as usize;
-                per_slot * (self.patch.h * self.patch.w) as usize * 3
-            }
-            TargetSpec::Hog(spec) => spec.token_dim(self.patch),
-        }
+        self.target.dim(self.patch, frames, tokens_t)
     }
 
     /// The floats of `batch`, mixed where the recipe says so and the batch has its key.
@@ -261,11 +255,15 @@ impl HostStage {
             TargetSpec::None => Maker::None,
             TargetSpec::Hog(spec) => Maker::Hog(spec),
             // Erased pixels are known as floats alone.
-            TargetSpec::Pixels(norm, choice) if self.erase.is_some() => Maker::Floats(norm, choice),
-            TargetSpec::Pixels(norm, choice) => {
-                let (frames, size, patch) = (view.frames, view.size, self.patch);
-                Maker::Bytes(ByteTargets::new(norm, frames, size, patch, self.normalise, choice))
+            TargetSpec::Pixels(spec) if self.erase.is_some() => Maker::Floats(spec),
+            TargetSpec::Pixels(spec) => {
+                let (frames, size, patch, choice) =
+                    (view.frames, view.size, self.patch, spec.frames);
+                let normalise = self.normalise;
+                let targets = ByteTargets::new(spec.norm, frames, size, patch, normalise, choice);
+                Maker::Bytes(targets, spec.order)
             }
+            TargetSpec::HogPicture => Maker::HogPicture,
         }
     }
 
@@ -286,24 +284,23 @@ impl HostStage {
         let (frames, size, patch) = (view.frames, view.size, self.patch);
         match maker {
             Maker::None => {}
-            Maker::Bytes(targets) => {
+            Maker::Bytes(targets, order) => {
                 let bytes = view.pixels.row_bytes;
                 targets.write(&batch.pixels(0)[row * bytes..][..bytes], tokens, out);
+                SCRATCH.with_borrow_mut(|scratch| order.arrange(out, dim, &mut scratch.floats));
             }
-            Maker::Floats(norm, choice) => pixels::pixel_targets(
-                *norm,
-                floats,
-                frames,
-                size,
-                patch,
-                &self.normalise,
-                *choice,
-                tokens,
-                out,
-            ),
+            Maker::Floats(PixelSpec { norm, frames: choice, order }) => {
+                let normalise = &self.normalise;
+                pixels::pixel_targets(
+                    *norm, floats, frames, size, patch, normalise, *choice, tokens, out,
+                );
+                SCRATCH.with_borrow_mut(|scratch| order.arrange(out, dim, &mut scratch.floats));
+            }
             Maker::Hog(spec) => SCRATCH.with_borrow_mut(|scratch| {
+                let scratch = &mut scratch.hog;
                 hog::hog_targets(spec, floats, frames, size, patch, tokens, out, scratch);
             }),
+            Maker::HogPicture => picture_targets(floats, frames, size, patch, tokens, out),
         }
     }
 }
@@ -311,14 +308,22 @@ impl HostStage {
 /// What targets are made by, and of.
 enum Maker {
     None,
-    Bytes(ByteTargets),
-    Floats(PatchNorm, FrameChoice),
+    Bytes(ByteTargets, PixelOrder),
+    Floats(PixelSpec),
     Hog(HogSpec),
+    HogPicture,
+}
+
+/// Buffers of a thread.
+#[derive(Default)]
+struct TargetScratch {
+    hog: HogScratch,
+    floats: Vec<f32>,
 }
 
 thread_local! {
     /// Buffers of the targets, kept from row to row.
-    static SCRATCH: RefCell<HogScratch> = RefCell::default();
+    static SCRATCH: RefCell<TargetScratch> = RefCell::default();
 }
 
 /// Floats of one row of `view`.

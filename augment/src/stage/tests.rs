@@ -123,7 +123,9 @@ fn places(tensors: &HostTensors) -> [*const f32; 4] {
 
 #[test]
 fn memory_is_used_again_and_nothing_is_left_in_it() {
-    let sets: [&[&str]; 3] = [
+    let sets: [&[&str]; 5] = [
+        &[r#"pretrain.target={kind="hog-picture"}"#],
+        &[r#"pretrain.target={kind="pixels", norm="raw", order="channel-first"}"#],
         &[r#"pretrain.views=[{resize="lanczos", size=32, normalise="none"}]"#],
         &[r#"pretrain.target={kind="hog", cell=2}"#],
         &[r#"pretrain.mask={policy="halves"}"#],
@@ -149,4 +151,31 @@ fn memory_is_used_again_and_nothing_is_left_in_it() {
             assert_eq!(out, stage.run(batch));
         }
     }
+}
+
+#[test]
+fn targets_are_of_the_rows_pixels() {
+    let run = |target: &str| {
+        let recipe = recipe(Stage::Pretrain, &[&format!("pretrain.target={target}")]);
+        let (layout, mut memory) = batch(&recipe, 2, false);
+        let field = layout.views[0].mask.expect("masked");
+        memory.as_mut_slice()[field.offset..][..2 * field.row_bytes].fill(0);
+        memory.as_mut_slice()[field.offset + field.row_bytes + 9] = 1;
+        HostStage::new(&recipe).run(BatchRef::new(&layout, memory.as_slice(), 2))
+    };
+    // Token 9 of row 1: row 1, column 1 of patches of 8 × 8 in 64 × 64 pixels.
+    let raw = run(r#"{kind="pixels", norm="raw", order="channel-first"}"#);
+    assert_eq!((raw.masked_count.as_slice(), raw.targets.len()), ([0, 1].as_slice(), 2 * 192));
+    let close = |a: f32, b: f32| (a - b).abs() < 1e-6;
+    for (i, value) in raw.targets[192..].iter().enumerate() {
+        let (c, y, x) = (i / 64, i / 8 % 8, i % 8);
+        let pixel = raw.pixels[((3 + c) * 64 + 8 + y) * 64 + 8 + x];
+        assert!(close(*value, pixel), "{i}: {value} for {pixel}");
+    }
+    assert!(raw.targets[..192].iter().all(|v| *v == 0.0));
+    let unit = run(r#"{kind="pixels", norm="unit"}"#);
+    let pixel = unit.pixels[(3 * 64 + 8) * 64 + 8] * 0.229 + 0.485;
+    assert!(close(unit.targets[192], pixel), "{} for {pixel}", unit.targets[192]);
+    let drawn = run(r#"{kind="hog-picture"}"#);
+    assert!(drawn.targets[64..].iter().any(|v| *v > 0.0));
 }

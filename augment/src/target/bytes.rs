@@ -103,7 +103,8 @@ impl ByteTargets {
         for (token, out) in tokens.iter().zip(out.chunks_exact_mut(self.dim())) {
             let starts = self.starts(*token);
             let map = match self.norm {
-                PatchNorm::Raw => Some(self.raw()),
+                PatchNorm::Raw => Some(self.affine([0.0; 3], [0.0; 3], [1.0; 3])),
+                PatchNorm::Unit => Some(self.affine([0.0; 3], self.black, self.std())),
                 _ => {
                     let mut sums = Sums { bytes, ..Sums::default() };
                     add(&mut sums, starts.clone());
@@ -155,7 +156,7 @@ impl ByteTargets {
         let count = (self.dim() / 3) as u64;
         let n = count as f64;
         let Self { unit, black, .. } = self;
-        let std = self.normalise.std.map(f64::from);
+        let std = self.std();
         // Of each channel in normalised values: the mean, and the sum of squares about it.
         let grey = sums.values.map(|sum| sum as f64 / n);
         let mean = CHANNELS.map(|c| grey[c] * unit[c] + black[c]);
@@ -166,7 +167,7 @@ impl ByteTargets {
         });
         let unbiased = 1.0 / (n - 1.0);
         let (means, scales) = match self.norm {
-            PatchNorm::Raw => ([0.0; 3], [1.0; 3]),
+            PatchNorm::Raw | PatchNorm::Unit => ([0.0; 3], [1.0; 3]),
             PatchNorm::Mae => {
                 let all = mean.iter().sum::<f64>() / 3.0;
                 let between = mean.iter().map(|m| (m - all).powi(2)).sum::<f64>() * n;
@@ -189,10 +190,8 @@ impl ByteTargets {
         (stretch <= MOST_STRETCH).then(|| self.affine(grey.map(f64::floor), means, scales))
     }
 
-    /// The map to normalised pixels.
-    #[inline(always)]
-    fn raw(&self) -> Affine {
-        self.affine([0.0; 3], [0.0; 3], [1.0; 3])
+    fn std(&self) -> [f64; 3] {
+        self.normalise.std.map(f64::from)
     }
 
     /// The map to (x − mean) · scale of normalised pixels x.
@@ -420,7 +419,7 @@ mod tests {
 
     /// The formula in f64 from bytes ordered frame, row, column, channel.
     fn formula(norm: PatchNorm, bytes: &[u8], normalise: &Normalise) -> Vec<f64> {
-        let unit = matches!(norm, PatchNorm::Videomae | PatchNorm::Omnimae);
+        let unit = norm.original();
         let value = |(i, byte): (usize, &u8)| {
             let c = i % 3;
             let (mean, std) = (f64::from(normalise.mean[c]), f64::from(normalise.std[c]));
@@ -429,7 +428,7 @@ mod tests {
         };
         let values: Vec<f64> = bytes.iter().enumerate().map(value).collect();
         let (groups, bias) = match norm {
-            PatchNorm::Raw => return values,
+            PatchNorm::Raw | PatchNorm::Unit => return values,
             PatchNorm::Mae => (1, 1.0),
             PatchNorm::Videomae | PatchNorm::Omnimae => (3, 1.0),
             PatchNorm::Bootmae => (3, 0.0),

@@ -5,14 +5,15 @@ use tubelet_core::{PatchSize, Size};
 
 use crate::normalise::Normalise;
 
-/// How the pixels of a token become its target. All vectors are ordered frame, row, column,
-/// channel, the channel fastest.
+/// How the pixels of a token become its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PatchNorm {
-    /// Mean/std-normalised pixels as they are.
+    /// Mean/std-normalised pixels as they are: SimMIM.
     Raw,
-    /// MAE, MAE-ST, FCMAE (`models_mae.py`): mean/std-normalised pixels; mean and unbiased variance
+    /// Pixels of 0..1: VideoMAE where targets are not normalised.
+    Unit,
+    /// MAE, MAE-ST, FCMAE (ConvNeXt V2), FastMIM `l2` (`models_mae.py`): mean/std-normalised pixels; mean and unbiased variance
     /// over all channels of the token jointly, (x − μ)/√(σ² + 1e-6).
     Mae,
     /// VideoMAE (`engine_for_pretraining.py`): pixels back in 0..1; mean and unbiased variance of each
@@ -27,11 +28,12 @@ pub enum PatchNorm {
 
 impl PatchNorm {
     /// All formulas.
-    pub const ALL: [Self; 5] = [Self::Raw, Self::Mae, Self::Videomae, Self::Omnimae, Self::Bootmae];
+    pub const ALL: [Self; 6] =
+        [Self::Raw, Self::Unit, Self::Mae, Self::Videomae, Self::Omnimae, Self::Bootmae];
 
     /// Whether pixels are brought back to 0..1 first.
     pub const fn original(self) -> bool {
-        matches!(self, Self::Videomae | Self::Omnimae)
+        matches!(self, Self::Unit | Self::Videomae | Self::Omnimae)
     }
 }
 
@@ -59,7 +61,62 @@ impl FrameChoice {
     }
 }
 
-/// Writes the targets of `tokens` to `out`, `[tokens, dim]`.
+/// Order of the numbers of a token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PixelOrder {
+    /// Frame, row, column, channel: MAE and most others.
+    #[default]
+    ChannelLast,
+    /// Channel, frame, row, column: what torch's `PixelShuffle` reads (SimMIM, VIOLETv2).
+    ChannelFirst,
+}
+
+impl PixelOrder {
+    /// Where channel `c` of the pixel in row `y` and column `x` of the target's frame `frame` of
+    /// `frames` stands in a token of `patch`.
+    pub const fn index(
+        self,
+        patch: PatchSize,
+        [frames, frame]: [u32; 2],
+        [y, x]: [u32; 2],
+        c: u32,
+    ) -> usize {
+        let pixel = (frame * patch.h + y) * patch.w + x;
+        match self {
+            Self::ChannelLast => (pixel * 3 + c) as usize,
+            Self::ChannelFirst => (c * frames * patch.h * patch.w + pixel) as usize,
+        }
+    }
+
+    /// Puts tokens of `dim` numbers with the channel last into this order.
+    pub fn arrange(self, tokens: &mut [f32], dim: usize, scratch: &mut Vec<f32>) {
+        if self == Self::ChannelLast {
+            return;
+        }
+        for token in tokens.chunks_exact_mut(dim.max(3)) {
+            scratch.clear();
+            scratch.extend_from_slice(token);
+            for (c, channel) in token.chunks_exact_mut(dim / 3).enumerate() {
+                let values = scratch.iter().skip(c).step_by(3);
+                channel.iter_mut().zip(values).for_each(|(out, value)| *out = *value);
+            }
+        }
+    }
+}
+
+/// A pixel target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PixelSpec {
+    /// The formula.
+    pub norm: PatchNorm,
+    /// Which frames.
+    pub frames: FrameChoice,
+    /// Order of the numbers of a token.
+    pub order: PixelOrder,
+}
+
+/// Writes the targets of `tokens` to `out`, `[tokens, dim]`, ordered frame, row, column, channel.
 ///
 /// `pixels` is f32 `[3, frames, height, width]`, mean/std-normalised by `normalise`. Tokens are
 /// numbered time slot, row, column over the grid of `patch`; the chosen frames are shared equally
@@ -89,7 +146,7 @@ pub fn pixel_targets(
 /// Applies the formula to one token's vector, the channel fastest.
 pub fn normalise_token(norm: PatchNorm, values: &mut [f32]) {
     match norm {
-        PatchNorm::Raw => {}
+        PatchNorm::Raw | PatchNorm::Unit => {}
         PatchNorm::Mae => standardise(values, true, |var, n| (var / (n - 1.0) + 1e-6).sqrt()),
         PatchNorm::Videomae => {
             standardise(values, false, |var, n| (var / (n - 1.0)).sqrt() + 1e-6);
@@ -253,6 +310,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_channel_first_order_moves_every_number_to_its_place() {
+        let patch = PatchSize { t: 2, h: 3, w: 4 };
+        let dim = 2 * 3 * 4 * 3;
+        let values: Vec<f32> = (0..2 * dim).map(|v| v as f32).collect();
+        let mut moved = values.clone();
+        PixelOrder::ChannelFirst.arrange(&mut moved, dim, &mut Vec::new());
+        for (frame, y, x, c) in (0..dim as u32).map(|i| (i / 36, i / 12 % 3, i / 3 % 4, i % 3)) {
+            let at = |order: PixelOrder| order.index(patch, [2, frame], [y, x], c);
+            let (first, last) = (at(PixelOrder::ChannelFirst), at(PixelOrder::ChannelLast));
+            assert_eq!(moved[first], values[last]);
+            assert_eq!(moved[dim + first], values[dim + last]);
+        }
+        let mut same = values.clone();
+        PixelOrder::ChannelLast.arrange(&mut same, dim, &mut Vec::new());
+        assert_eq!(same, values);
     }
 
     #[test]

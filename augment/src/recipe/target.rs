@@ -113,6 +113,10 @@ impl TargetFile {
                     let valid = format!("must divide the patch of {}x{}", patch.h, patch.w);
                     return wrong("target.cell", cell, valid);
                 }
+                if side < 2 {
+                    let valid = "a picture of at least 2 pixels, whose border is a reflection";
+                    return Err(Wrong::new("target.kind", "hog", valid));
+                }
                 if window > side {
                     let valid = format!("0 for none, or at most the picture's {side}");
                     return wrong("target.window", window, valid);

@@ -33,7 +33,7 @@ pub struct ByteTargets {
     /// What black is in normalised values, −mean/std.
     black: [f64; 3],
     /// Each grey level as the reference's f32, by channel.
-    table: [[f32; 256]; 3],
+    table: Box<[[f32; 256]; 3]>,
 }
 
 impl ByteTargets {
@@ -52,7 +52,7 @@ impl ByteTargets {
         let (mean, std) = (normalise.mean.map(f64::from), normalise.std.map(f64::from));
         let unit = std.map(|std| 1.0 / (255.0 * std));
         let black = [0, 1, 2].map(|c| -mean[c] / std[c]);
-        let mut table = normalise.table();
+        let mut table = Box::new(normalise.table());
         if norm.original() {
             for (c, channel) in table.iter_mut().enumerate() {
                 channel.iter_mut().for_each(|v| *v = *v * normalise.std[c] + normalise.mean[c]);

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
 use serde_json::{Value, json};
-use tubelet_augment::{HostStage, Recipe, Stage};
+use tubelet_augment::{HostStage, HostTensors, Recipe, Stage};
 use tubelet_core::{Heap, HostMemory};
 use tubelet_gpu::kernels::PlaneOrder;
 use tubelet_gpu::{DType, DeviceStage, Gpu, Input, PinnedMemory, StagePlan};
@@ -58,7 +58,8 @@ pub(crate) struct BenchArgs {
 /// Where floats are made of a batch.
 enum Floats {
     None,
-    Host(HostStage),
+    /// The stage and the tensors that it fills again and again.
+    Host(HostStage, Box<HostTensors>),
     Device(Box<DeviceStage>),
 }
 
@@ -67,7 +68,7 @@ impl Floats {
     fn new(until: Until, recipe: &Recipe) -> Result<(Self, Box<dyn HostMemory>)> {
         match until {
             Until::None => Ok((Self::None, Box::new(Heap))),
-            Until::Host => Ok((Self::Host(HostStage::new(recipe)), Box::new(Heap))),
+            Until::Host => Ok((Self::Host(HostStage::new(recipe), Box::default()), Box::new(Heap))),
             Until::Device => {
                 let gpu = Gpu::probe().map_err(|e| Usage(format!("--stage device: {e}")))?;
                 let input = Input::Planes(PlaneOrder::ChannelFirst);
@@ -83,7 +84,10 @@ impl Floats {
     fn make(&mut self, batch: Batch) -> Result<()> {
         match self {
             Self::None => {}
-            Self::Host(stage) => drop(std::hint::black_box(stage.run(batch.as_ref()))),
+            Self::Host(stage, tensors) => {
+                stage.run_into(batch.as_ref(), tensors);
+                std::hint::black_box(tensors);
+            }
             Self::Device(stage) => drop(stage.submit(batch, Batch::as_ref)?),
         }
         Ok(())
@@ -92,7 +96,7 @@ impl Floats {
     /// Waits for the device.
     fn finish(&self) -> Result<()> {
         match self {
-            Self::None | Self::Host(_) => Ok(()),
+            Self::None | Self::Host(..) => Ok(()),
             Self::Device(stage) => Ok(stage.finish()?),
         }
     }

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use image::{Rgb, RgbImage, imageops};
 use tubelet_augment::plan::Scratch;
+use tubelet_augment::target::pixels::{PatchNorm, PixelSpec};
 use tubelet_augment::{HostStage, HostTensors, Recipe, SamplePlan, Stage, TargetSpec};
 use tubelet_core::layout::NO_LABEL;
 use tubelet_core::{
@@ -226,21 +227,20 @@ impl Drawer<'_> {
         let patch = self.recipe.patch();
         match self.recipe.target() {
             TargetSpec::None => {}
-            TargetSpec::Pixels(norm, choice) => {
-                let raw = norm == tubelet_augment::target::pixels::PatchNorm::Raw;
+            TargetSpec::Pixels(PixelSpec { norm, frames, order }) => {
                 let per_slot =
-                    choice.indices(self.recipe.frames()).len() as u32 / self.recipe.grid().t;
+                    frames.indices(self.recipe.frames()).len() as u32 / self.recipe.grid().t;
                 let inside = (t as u32 % patch.t).min(per_slot - 1);
                 let normalise = self.recipe.normalise();
                 for y in 0..patch.h {
                     for x in 0..patch.w {
-                        let at = (((inside * patch.h + y) * patch.w + x) * 3) as usize;
                         let grey = |c: usize| {
-                            let value = values[at + c];
-                            let shown = if raw {
-                                value * normalise.std[c] + normalise.mean[c]
-                            } else {
-                                0.5 + value * 0.2
+                            let at = order.index(patch, [per_slot, inside], [y, x], c as u32);
+                            let value = values[at];
+                            let shown = match norm {
+                                PatchNorm::Raw => value * normalise.std[c] + normalise.mean[c],
+                                PatchNorm::Unit => value,
+                                _ => 0.5 + value * 0.2,
                             };
                             (shown * 255.0).clamp(0.0, 255.0) as u8
                         };
@@ -250,6 +250,14 @@ impl Drawer<'_> {
             }
             TargetSpec::Hog(spec) => {
                 draw_hog(out, values, spec.bins, spec.cell, patch.w, left, top)
+            }
+            TargetSpec::HogPicture => {
+                let frame = &values[(t as u32 % patch.t * patch.h * patch.w) as usize..];
+                let pixels = (0..patch.h * patch.w).zip(frame);
+                for (at, value) in pixels {
+                    let grey = Rgb([(value * 255.0).clamp(0.0, 255.0) as u8; 3]);
+                    out.put_pixel(left + at % patch.w, top + at / patch.w, grey);
+                }
             }
         }
     }

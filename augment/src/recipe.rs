@@ -6,6 +6,7 @@
 mod augment;
 mod crop_rule;
 mod phase;
+mod target;
 mod view;
 
 use std::fmt;
@@ -23,12 +24,11 @@ use crate::mix::MixSpec;
 use crate::normalise::{DALLE, IMAGENET, INCEPTION, NONE, Normalise, SLOWFAST};
 use crate::policy::{MaskPolicy, MaskProblem};
 use crate::resample::Filter;
-use crate::target::hog::HogSpec;
-use crate::target::pixels::{FrameChoice, PatchNorm};
 
 pub use augment::{AugmentFile, ColorSpec, Place};
 pub use crop_rule::CropRule;
 pub use phase::{Multigrid, Phase, PhaseFile, ShapeFile};
+pub use target::{TargetFile, TargetSpec};
 pub use view::{Region, ViewFile, ViewSpec};
 
 /// A recipe cannot be used: which key, what it says, what would be valid.
@@ -286,39 +286,6 @@ impl Resize {
     }
 }
 
-/// What is to be predicted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum TargetFile {
-    /// Pixels of the masked tokens.
-    Pixels {
-        /// The formula.
-        norm: PatchNorm,
-        /// Which frames.
-        #[serde(default)]
-        frames: FrameChoice,
-    },
-    /// What a teacher, tokenizer or second view gives: nothing is computed from the pixels here.
-    Teacher {},
-    /// Histograms of oriented gradients of the masked tokens.
-    Hog {
-        /// Orientation bins.
-        #[serde(default = "default_bins")]
-        bins: u32,
-        /// Side of a cell in pixels.
-        #[serde(default = "default_cell")]
-        cell: u32,
-    },
-}
-
-const fn default_bins() -> u32 {
-    9
-}
-
-const fn default_cell() -> u32 {
-    8
-}
-
 /// One stage as the file has it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -443,17 +410,6 @@ impl RecipeFile {
             Some(first) => Ok(Recipe { phases: phases.clone(), ..(*first.shapes[0]).clone() }),
         }
     }
-}
-
-/// Which target a batch asks for.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum TargetSpec {
-    /// No target: fine-tuning, evaluation.
-    None,
-    /// Pixels.
-    Pixels(PatchNorm, FrameChoice),
-    /// HOG.
-    Hog(HogSpec),
 }
 
 /// One stage, checked: what a batch holds and how it is drawn.
@@ -909,28 +865,7 @@ impl Checker<'_> {
             (_, Some(target)) => return Err(self.error("target", target, "only for pretrain")),
             (_, None) => return Ok(TargetSpec::None),
         };
-        match target {
-            TargetFile::Teacher {} => Ok(TargetSpec::None),
-            TargetFile::Pixels { norm, frames: choice } => {
-                let chosen = choice.indices(frames).len() as u32;
-                if chosen % (frames / patch.t) != 0 || chosen == 0 {
-                    let valid = format!("{chosen} frames cannot be shared by the time slots");
-                    return Err(self.error("target.frames", choice, valid));
-                }
-                Ok(TargetSpec::Pixels(norm, choice))
-            }
-            TargetFile::Hog { bins, cell } => {
-                if bins == 0
-                    || cell == 0
-                    || patch.h % cell.max(1) != 0
-                    || patch.w % cell.max(1) != 0
-                {
-                    let valid = "bins above 0; the cell must divide the patch";
-                    return Err(self.error("target", target, valid));
-                }
-                Ok(TargetSpec::Hog(HogSpec::new(bins, cell)))
-            }
-        }
+        target.check(patch, frames, self.table.crop.size()).map_err(|wrong| self.wrong(wrong))
     }
 }
 

@@ -1,13 +1,19 @@
 //! The one float stage, on the host: u8 rows to normalised pixels and targets.
 
+use std::cell::RefCell;
+
 use rayon::prelude::*;
+use tubelet_core::layout::ViewLayout;
 use tubelet_core::{BatchKey, BatchRef, PatchSize, Size};
 
 use crate::erase::{Erase, EraseMode};
 use crate::mix::{MixSpec, MixedLabels, mix_rows};
 use crate::normalise::Normalise;
 use crate::recipe::{Recipe, TargetSpec};
-use crate::target::hog::HogScratch;
+use crate::target::bytes::ByteTargets;
+use crate::target::hog::{HogScratch, HogSpec};
+use crate::target::hog_picture::picture_targets;
+use crate::target::pixels::{PixelOrder, PixelSpec};
 use crate::target::{hog, pixels};
 
 /// A batch in floats: what the trainer gets.
@@ -119,24 +125,24 @@ impl HostStage {
 
     /// Numbers a masked token's target has; 0 where there is no target.
     pub fn target_dim(&self, frames: u32, tokens_t: u32) -> usize {
-        match self.target {
-            TargetSpec::None => 0,
-            TargetSpec::Pixels(_, choice) => {
-                let per_slot = choice.indices(frames).len() / tokens_t.max(1) as usize;
-                per_slot * (self.patch.h * self.patch.w) as usize * 3
-            }
-            TargetSpec::Hog(spec) => spec.token_dim(self.patch),
-        }
+        self.target.dim(self.patch, frames, tokens_t)
     }
 
     /// The floats of `batch`, mixed where the recipe says so and the batch has its key.
     pub fn run(&self, batch: BatchRef<'_>) -> HostTensors {
-        let mut out = self.floats(batch);
+        let mut out = HostTensors::default();
+        self.run_into(batch, &mut out);
+        out
+    }
+
+    /// As [`Self::run`], in the memory that `out` has: of a batch of the same shape as the one before
+    /// nothing is allocated.
+    pub fn run_into(&self, batch: BatchRef<'_>, out: &mut HostTensors) {
+        self.floats_into(batch, out);
         if let Some(key) = batch.key() {
             let rows = 0..out.rows;
-            self.mix(&mut out, rows, key);
+            self.mix(out, rows, key);
         }
-        out
     }
 
     /// Mixes the rows `rows` of `out`, which are those that this process has of the batch `key`.
@@ -164,123 +170,191 @@ impl HostStage {
 
     /// The floats of `batch`, not mixed.
     pub fn floats(&self, batch: BatchRef<'_>) -> HostTensors {
-        let view = &batch.layout().views[0];
-        let (frames, size, grid) = (view.frames, view.size, view.grid);
-        let mut out = HostTensors {
-            rows: batch.rows(),
-            frames: frames as usize,
-            height: size.height as usize,
-            width: size.width as usize,
-            tokens: grid.len(),
-            labels: batch.labels().to_vec(),
-            samples: batch.samples().to_vec(),
-            target_dim: self.target_dim(frames, grid.t),
-            ..HostTensors::default()
-        };
-        if let Some(mask) = batch.mask(0) {
-            out.set_mask(mask, self.passes);
-        }
-        let row_floats = 3 * frames as usize * size.area();
-        out.pixels = normalised(&self.normalise, batch, 0);
-        let erase_field = batch.layout().erase.map_or(1, |field| field.row_bytes / 4);
-        if let (Some(mode), Some(fields)) = (self.erase, batch.erase()) {
-            let fields = fields.par_chunks_exact(erase_field);
-            out.pixels.par_chunks_exact_mut(row_floats).zip(fields).for_each(|(row, field)| {
-                Erase::load(field).apply(mode, row, frames as usize, size);
-            });
-        }
-        out.views =
-            self.others.iter().zip(1..).map(|(n, view)| other_view(n, batch, view)).collect();
-        if out.target_dim > 0 {
-            out.targets = self.targets(&out, &out.masked, &out.masked_count, out.max_masked);
-            if self.passes_predict {
-                for k in 0..out.passes.len() {
-                    let pass = &out.passes[k];
-                    out.passes[k].targets =
-                        self.targets(&out, &pass.masked, &pass.masked_count, pass.max_masked);
-                }
-            }
-        }
+        let mut out = HostTensors::default();
+        self.floats_into(batch, &mut out);
         out
     }
 
-    /// Targets of the masked tokens of all rows, `[rows, max_masked, dim]`.
-    fn targets(
-        &self,
-        batch: &HostTensors,
-        masked: &[u32],
-        counts: &[u32],
-        max_masked: usize,
-    ) -> Vec<f32> {
-        if max_masked == 0 {
-            return Vec::new();
+    /// As [`Self::floats`], in the memory that `out` has.
+    pub fn floats_into(&self, batch: BatchRef<'_>, out: &mut HostTensors) {
+        let view = &batch.layout().views[0];
+        out.rows = batch.rows();
+        out.frames = view.frames as usize;
+        (out.height, out.width) = (view.size.height as usize, view.size.width as usize);
+        out.tokens = view.grid.len();
+        batch.labels().clone_into(&mut out.labels);
+        batch.samples().clone_into(&mut out.samples);
+        out.target_dim = self.target_dim(view.frames, view.grid.t);
+        out.mixed = None;
+        out.set_mask(batch.mask(0), self.passes);
+        let maker = self.maker(batch);
+        self.first_view(batch, &maker, out);
+        out.views.resize_with(self.others.len(), ViewTensors::default);
+        for ((normalise, view), n) in self.others.iter().zip(&mut out.views).zip(1..) {
+            view.fill(normalise, batch, n);
         }
-        let size = Size::new(batch.width as u32, batch.height as u32);
-        let (frames, dim) = (batch.frames as u32, batch.target_dim);
-        let mut targets = vec![0.0; batch.rows * max_masked * dim];
-        targets
-            .par_chunks_exact_mut(max_masked * dim)
-            .zip(batch.pixels.par_chunks_exact(3 * batch.frames * size.area()))
-            .zip(masked.par_chunks_exact(max_masked))
-            .zip(counts)
-            .for_each_init(HogScratch::default, |scratch, (((targets, pixels), masked), count)| {
-                let tokens = &masked[..*count as usize];
-                let targets = &mut targets[..tokens.len() * dim];
-                self.row_targets(pixels, frames, size, tokens, targets, scratch);
-            });
-        targets
+        let (pixels, dim) = (&out.pixels, out.target_dim);
+        for pass in &mut out.passes {
+            let predicts = self.passes_predict && dim > 0 && pass.max_masked > 0;
+            let width = if predicts { pass.max_masked * dim } else { 0 };
+            fit(&mut pass.targets, out.rows * width);
+            if !predicts {
+                continue;
+            }
+            pass.targets
+                .par_chunks_exact_mut(width)
+                .zip(pixels.par_chunks_exact(row_floats(view)))
+                .zip(pass.masked.par_chunks_exact(pass.max_masked))
+                .zip(&pass.masked_count)
+                .enumerate()
+                .for_each(|(row, (((targets, pixels), masked), count))| {
+                    let tokens = &masked[..*count as usize];
+                    self.row_targets(&maker, (batch, row), pixels, dim, tokens, targets);
+                });
+        }
     }
 
-    /// Targets of the listed tokens of one row.
+    /// Pixels of the first view, and the targets of each row while its pixels are in the cache.
+    fn first_view(&self, batch: BatchRef<'_>, maker: &Maker, out: &mut HostTensors) {
+        let view = &batch.layout().views[0];
+        let (floats, dim) = (row_floats(view), out.target_dim);
+        fit(&mut out.pixels, out.rows * floats);
+        let width = out.max_masked * dim;
+        fit(&mut out.targets, out.rows * width);
+        let pixels = out.pixels.par_chunks_exact_mut(floats).enumerate();
+        if width == 0 {
+            return pixels.for_each(|(row, pixels)| self.row_pixels(batch, row, pixels));
+        }
+        pixels
+            .zip(out.targets.par_chunks_exact_mut(width))
+            .zip(out.masked.par_chunks_exact(out.max_masked))
+            .zip(&out.masked_count)
+            .for_each(|((((row, pixels), targets), masked), count)| {
+                self.row_pixels(batch, row, pixels);
+                let tokens = &masked[..*count as usize];
+                self.row_targets(maker, (batch, row), pixels, dim, tokens, targets);
+            });
+    }
+
+    /// Pixels of the first view of row `row`, erased.
+    fn row_pixels(&self, batch: BatchRef<'_>, row: usize, out: &mut [f32]) {
+        let view = &batch.layout().views[0];
+        let (bytes, frames) = (view.pixels.row_bytes, view.frames as usize);
+        let pixels = &batch.pixels(0)[row * bytes..][..bytes];
+        self.normalise.apply(pixels, frames, view.size, out);
+        if let (Some(mode), Some(fields)) = (self.erase, batch.erase()) {
+            let field = batch.layout().erase.map_or(1, |field| field.row_bytes / 4);
+            Erase::load(&fields[row * field..][..field]).apply(mode, out, frames, view.size);
+        }
+    }
+
+    /// How the targets of `batch` are made.
+    fn maker(&self, batch: BatchRef<'_>) -> Maker {
+        let view = &batch.layout().views[0];
+        match self.target {
+            TargetSpec::None => Maker::None,
+            TargetSpec::Hog(spec) => Maker::Hog(spec),
+            // Erased pixels are known as floats alone.
+            TargetSpec::Pixels(spec) if self.erase.is_some() => Maker::Floats(spec),
+            TargetSpec::Pixels(spec) => {
+                let (frames, size, patch, choice) =
+                    (view.frames, view.size, self.patch, spec.frames);
+                let normalise = self.normalise;
+                let targets = ByteTargets::new(spec.norm, frames, size, patch, normalise, choice);
+                Maker::Bytes(targets, spec.order)
+            }
+            TargetSpec::HogPicture => Maker::HogPicture,
+        }
+    }
+
+    /// Targets of the listed tokens of row `row`, of `dim` numbers each, at the start of `out`; zeros
+    /// behind them. `floats` are the row's pixels.
     fn row_targets(
         &self,
-        row: &[f32],
-        frames: u32,
-        size: Size,
+        maker: &Maker,
+        (batch, row): (BatchRef<'_>, usize),
+        floats: &[f32],
+        dim: usize,
         tokens: &[u32],
         out: &mut [f32],
-        scratch: &mut HogScratch,
     ) {
-        match self.target {
-            TargetSpec::None => {}
-            TargetSpec::Pixels(norm, choice) => pixels::pixel_targets(
-                norm,
-                row,
-                frames,
-                size,
-                self.patch,
-                &self.normalise,
-                choice,
-                tokens,
-                out,
-            ),
-            TargetSpec::Hog(spec) => {
-                hog::hog_targets(&spec, row, frames, size, self.patch, tokens, out, scratch);
+        let (out, padding) = out.split_at_mut(tokens.len() * dim);
+        padding.fill(0.0);
+        let view = &batch.layout().views[0];
+        let (frames, size, patch) = (view.frames, view.size, self.patch);
+        match maker {
+            Maker::None => {}
+            Maker::Bytes(targets, order) => {
+                let bytes = view.pixels.row_bytes;
+                targets.write(&batch.pixels(0)[row * bytes..][..bytes], tokens, out);
+                SCRATCH.with_borrow_mut(|scratch| order.arrange(out, dim, &mut scratch.floats));
             }
+            Maker::Floats(PixelSpec { norm, frames: choice, order }) => {
+                let normalise = &self.normalise;
+                pixels::pixel_targets(
+                    *norm, floats, frames, size, patch, normalise, *choice, tokens, out,
+                );
+                SCRATCH.with_borrow_mut(|scratch| order.arrange(out, dim, &mut scratch.floats));
+            }
+            Maker::Hog(spec) => SCRATCH.with_borrow_mut(|scratch| {
+                let scratch = &mut scratch.hog;
+                hog::hog_targets(spec, floats, frames, size, patch, tokens, out, scratch);
+            }),
+            Maker::HogPicture => picture_targets(floats, frames, size, patch, tokens, out),
         }
     }
 }
 
-/// View `view` of all rows as normalised floats.
-fn normalised(normalise: &Normalise, batch: BatchRef<'_>, view: usize) -> Vec<f32> {
-    let layout = &batch.layout().views[view];
-    let frames = layout.frames as usize;
-    let row_floats = 3 * frames * layout.size.area();
-    let mut out = vec![0.0; batch.rows() * row_floats];
-    out.par_chunks_exact_mut(row_floats)
-        .zip(batch.pixels(view).par_chunks_exact(layout.pixels.row_bytes))
-        .for_each(|(floats, bytes)| normalise.apply(bytes, frames, layout.size, floats));
-    out
+/// What targets are made by, and of.
+enum Maker {
+    None,
+    Bytes(ByteTargets, PixelOrder),
+    Floats(PixelSpec),
+    Hog(HogSpec),
+    HogPicture,
 }
 
-fn other_view(normalise: &Normalise, batch: BatchRef<'_>, view: usize) -> ViewTensors {
-    let layout = &batch.layout().views[view];
-    ViewTensors {
-        frames: layout.frames as usize,
-        height: layout.size.height as usize,
-        width: layout.size.width as usize,
-        pixels: normalised(normalise, batch, view),
-        mask: batch.mask(view).unwrap_or_default().iter().map(|m| m & 1 == 1).collect(),
+/// Buffers of a thread.
+#[derive(Default)]
+struct TargetScratch {
+    hog: HogScratch,
+    floats: Vec<f32>,
+}
+
+thread_local! {
+    /// Buffers of the targets, kept from row to row.
+    static SCRATCH: RefCell<TargetScratch> = RefCell::default();
+}
+
+/// Floats of one row of `view`.
+fn row_floats(view: &ViewLayout) -> usize {
+    3 * view.frames as usize * view.size.area()
+}
+
+/// Gives `values` the length `len`; only values that are added are written.
+fn fit(values: &mut Vec<f32>, len: usize) {
+    if values.capacity() < len {
+        // Fresh zero pages cost nothing until they are written.
+        *values = vec![0.0; len];
+    } else {
+        values.resize(len, 0.0);
+    }
+}
+
+impl ViewTensors {
+    /// Becomes view `number` of `batch`.
+    fn fill(&mut self, normalise: &Normalise, batch: BatchRef<'_>, number: usize) {
+        let view = &batch.layout().views[number];
+        self.frames = view.frames as usize;
+        (self.height, self.width) = (view.size.height as usize, view.size.width as usize);
+        let floats = row_floats(view);
+        fit(&mut self.pixels, batch.rows() * floats);
+        self.pixels
+            .par_chunks_exact_mut(floats)
+            .zip(batch.pixels(number).par_chunks_exact(view.pixels.row_bytes))
+            .for_each(|(floats, bytes)| normalise.apply(bytes, self.frames, view.size, floats));
+        self.mask.clear();
+        self.mask.extend(batch.mask(number).unwrap_or_default().iter().map(|m| m & 1 == 1));
     }
 }
 
@@ -334,49 +408,57 @@ impl HostTensors {
         }
     }
 
-    /// Fills the mask, its lists and those of the further passes from u8 `[rows, tokens]`.
-    fn set_mask(&mut self, bytes: &[u8], passes: usize) {
-        let mut first = Pass::new(bytes, 0, self.tokens);
-        self.mask = std::mem::take(&mut first.mask);
+    /// Fills the mask, its lists and those of the further passes from u8 `[rows, tokens]`; without
+    /// bytes nothing is masked and there is no pass.
+    fn set_mask(&mut self, bytes: Option<&[u8]>, passes: usize) {
+        let mut first = Pass {
+            mask: std::mem::take(&mut self.mask),
+            visible: std::mem::take(&mut self.visible),
+            masked: std::mem::take(&mut self.masked),
+            masked_count: std::mem::take(&mut self.masked_count),
+            ..Pass::default()
+        };
+        first.fill(bytes.unwrap_or_default(), 0, self.tokens);
+        self.mask = first.mask;
         self.visible = first.visible;
         self.max_visible = first.max_visible;
         self.masked = first.masked;
         self.masked_count = first.masked_count;
         self.max_masked = first.max_masked;
-        self.passes = (1..=passes).map(|bit| Pass::new(bytes, bit, self.tokens)).collect();
-    }
-}
-
-impl Pass {
-    /// The pass in bit `bit` of u8 `[rows, tokens]`.
-    fn new(bytes: &[u8], bit: usize, tokens: usize) -> Self {
-        let mask: Vec<bool> = bytes.iter().map(|byte| byte >> bit & 1 == 1).collect();
-        let count = |row: &[bool]| row.iter().filter(|m| **m).count() as u32;
-        let masked_count: Vec<u32> = mask.chunks_exact(tokens).map(count).collect();
-        let max_masked = masked_count.iter().copied().max().unwrap_or(0) as usize;
-        let max_visible = tokens - masked_count.iter().copied().min().unwrap_or(0) as usize;
-        Self {
-            visible: indices(&mask, tokens, false, max_visible),
-            masked: indices(&mask, tokens, true, max_masked),
-            targets: Vec::new(),
-            mask,
-            max_visible,
-            masked_count,
-            max_masked,
+        self.passes.resize_with(if bytes.is_some() { passes } else { 0 }, Pass::default);
+        for (pass, bit) in self.passes.iter_mut().zip(1..) {
+            pass.fill(bytes.unwrap_or_default(), bit, self.tokens);
         }
     }
 }
 
-/// Ascending indices of each row's entries that are `want`, padded to `width`.
-fn indices(mask: &[bool], tokens: usize, want: bool, width: usize) -> Vec<u32> {
-    let mut all = Vec::with_capacity(mask.len() / tokens.max(1) * width);
+impl Pass {
+    /// Becomes the pass in bit `bit` of u8 `[rows, tokens]`; its targets stay as they are.
+    fn fill(&mut self, bytes: &[u8], bit: usize, tokens: usize) {
+        self.mask.clear();
+        self.mask.extend(bytes.iter().map(|byte| byte >> bit & 1 == 1));
+        let tokens = tokens.max(1);
+        let count = |row: &[bool]| row.iter().filter(|m| **m).count() as u32;
+        self.masked_count.clear();
+        self.masked_count.extend(self.mask.chunks_exact(tokens).map(count));
+        self.max_masked = self.masked_count.iter().copied().max().unwrap_or(0) as usize;
+        let fewest = self.masked_count.iter().copied().min();
+        self.max_visible = fewest.map_or(0, |fewest| tokens - fewest as usize);
+        list(&mut self.visible, &self.mask, tokens, false, self.max_visible);
+        list(&mut self.masked, &self.mask, tokens, true, self.max_masked);
+    }
+}
+
+/// Lists in `all` the ascending indices of each row's entries that are `want`, padded to `width`.
+fn list(all: &mut Vec<u32>, mask: &[bool], tokens: usize, want: bool, width: usize) {
+    all.clear();
+    all.reserve(mask.len() / tokens * width);
     for row in mask.chunks_exact(tokens) {
         let start = all.len();
         all.extend(row.iter().enumerate().filter(|(_, m)| **m == want).map(|(i, _)| i as u32));
         let last = if all.len() > start { all[all.len() - 1] } else { 0 };
         all.resize(start + width, last);
     }
-    all
 }
 
 #[cfg(test)]

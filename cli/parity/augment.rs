@@ -11,7 +11,7 @@ use tubelet_augment::normalise::{IMAGENET, Normalise};
 use tubelet_augment::resample::{Filter, Resampler, TorchFilter, torch_resize};
 use tubelet_augment::target::hog::{HogScratch, HogSpec, gaussian_window, hog_cells, hog_targets};
 use tubelet_augment::target::hog_picture::CellHistograms;
-use tubelet_augment::target::pixels::{FrameChoice, PatchNorm, pixel_targets};
+use tubelet_augment::target::pixels::{FrameChoice, PatchNorm, PixelOrder, pixel_targets};
 use tubelet_core::{Mask, PatchGrid, PatchSize, Rect, Size};
 
 use super::Outcome;
@@ -217,17 +217,19 @@ fn normalise(case: &Case, inputs: &Inputs) -> Result<Outcome> {
 }
 
 fn pixel_target(case: &Case, inputs: &Inputs) -> Result<Outcome> {
-    let Some(eps_place) = case.param_opt::<String>("eps_place")? else {
-        return Ok(unsupported("a part of the model's decoder or loss"));
-    };
+    if let Some(side) = case.param_opt::<u32>("pixel_shuffle")? {
+        return pixel_shuffle(case, inputs, side);
+    }
+    if inputs.has("mask") && case.params.get("rule").is_some() {
+        return weights(case, inputs);
+    }
+    let eps_place: String = case.param("eps_place")?;
     let denormalise = case.params.get("denormalise").is_some();
     let variance: String = case.param("variance")?;
     let per_channel: bool = case.param("per_channel")?;
     let norm = match (case.param("normalise")?, per_channel, variance.as_str(), eps_place.as_str())
     {
-        (false, ..) if denormalise => {
-            return Ok(unsupported("raw pixels put back to [0, 1] are no target here"));
-        }
+        (false, ..) if denormalise => PatchNorm::Unit,
         (false, ..) => PatchNorm::Raw,
         (true, false, "unbiased", "inside_sqrt") if !denormalise => PatchNorm::Mae,
         (true, true, "unbiased", "outside_sqrt") if denormalise => PatchNorm::Videomae,
@@ -267,6 +269,46 @@ fn frame_choice(case: &Case, frames: u32) -> Result<FrameChoice> {
         .into_iter()
         .find(|choice| choice.indices(frames) == wanted)
         .ok_or_else(|| anyhow!("no rule chooses the frames {wanted:?}"))
+}
+
+/// Tokens `[1, dim, rows, columns]` to the picture that they are the pixels of.
+fn pixel_shuffle(case: &Case, inputs: &Inputs, side: u32) -> Result<Outcome> {
+    let order: String = case.param("order")?;
+    ensure!(order == "channel_row_col", "order {order}");
+    let (order, patch) = (PixelOrder::ChannelFirst, PatchSize { t: 1, h: side, w: side });
+    let array = inputs.array("tokens")?;
+    let [1, dim, rows, columns] = array.shape[..] else {
+        return Err(anyhow!("tokens are of shape {:?}", array.shape));
+    };
+    ensure!(dim == 3 * (side * side) as usize, "tokens of {dim} numbers");
+    let (values, width) = (array.f32s(), columns * side as usize);
+    let mut image = Vec::with_capacity(values.len());
+    for (c, i) in (0..3).flat_map(|c| (0..rows * side as usize * width).map(move |i| (c, i))) {
+        let [y, x] = [i / width, i % width].map(|v| v as u32);
+        let token = (y / side) as usize * columns + (x / side) as usize;
+        let number = order.index(patch, [1, 0], [y % side, x % side], c);
+        image.push(values[number * rows * columns + token]);
+    }
+    Ok(outputs([("image", Value::array(&[1, 3, rows * side as usize, width], image))]))
+}
+
+/// BootMAE's weights of the loss.
+fn weights(case: &Case, inputs: &Inputs) -> Result<Outcome> {
+    let rule: String = case.param("rule")?;
+    if !rule.starts_with("m*avgpool3x3(m, pad 1, padding counted)+m") {
+        return Ok(unsupported(format!("the weights {rule}")));
+    }
+    let array = inputs.array("mask")?;
+    let [.., height, width] = array.shape[..] else {
+        return Err(anyhow!("mask is of shape {:?}", array.shape));
+    };
+    let grid = PatchGrid::new(
+        (array.bools().len() / (height * width)) as u32,
+        height as u32,
+        width as u32,
+    );
+    let weights = mask::unit::centre_weights(&Mask::new(grid, array.bools())?);
+    Ok(outputs([("weights", Value::array(&array.shape, weights))]))
 }
 
 /// `[batch, tokens, row · column · channel]` back to `[batch, 3, height, width]`.

@@ -6,7 +6,7 @@
 
 use tubelet_augment::normalise::Normalise;
 use tubelet_augment::target::hog::gaussian_window;
-use tubelet_augment::target::pixels::{FrameChoice, PatchNorm};
+use tubelet_augment::target::pixels::{FrameChoice, PatchNorm, PixelOrder};
 use tubelet_augment::{Recipe, TargetSpec};
 use tubelet_core::{BatchRef, PatchSize, Size, ViewLayout};
 
@@ -122,6 +122,8 @@ impl StagePlan {
             ("further passes of the mask", recipe.mask().passes()),
             ("random erasing", usize::from(recipe.erase().is_some())),
             ("mixup or CutMix", usize::from(recipe.mix().is_some())),
+            ("pixel targets with the channel first", usize::from(channel_first(recipe.target()))),
+            ("HOG pictures", usize::from(recipe.target() == TargetSpec::HogPicture)),
         ];
         if let Some((what, count)) = refused.into_iter().find(|(_, count)| *count > 0) {
             return Err(GpuError::shape(what, count, not_done));
@@ -144,8 +146,8 @@ impl StagePlan {
     /// The constants of the plan.
     pub fn constants(&self) -> Constants {
         let pixels = match self.target {
-            TargetSpec::Pixels(norm, choice) => Some((norm, choice)),
-            TargetSpec::None | TargetSpec::Hog(_) => None,
+            TargetSpec::Pixels(spec) => Some((spec.norm, spec.frames)),
+            TargetSpec::None | TargetSpec::Hog(_) | TargetSpec::HogPicture => None,
         };
         let window = match self.target {
             TargetSpec::Hog(spec) if spec.gaussian_window > 0 => {
@@ -209,13 +211,7 @@ impl StagePlan {
 
     /// Numbers of a target, as [`tubelet_augment::HostStage::target_dim`].
     fn target_dim(&self, slots: u32) -> usize {
-        match self.target {
-            TargetSpec::None => 0,
-            TargetSpec::Pixels(_, choice) => {
-                (self.per_slot(choice, slots) * self.patch.h * self.patch.w * 3) as usize
-            }
-            TargetSpec::Hog(spec) => spec.token_dim(self.patch),
-        }
+        self.target.dim(self.patch, self.frames, slots)
     }
 
     fn per_slot(&self, choice: FrameChoice, slots: u32) -> u32 {
@@ -301,9 +297,9 @@ impl StagePlan {
         out: Address,
     ) -> Result<Option<Launch>, GpuError> {
         match self.target {
-            TargetSpec::None => Ok(None),
-            TargetSpec::Pixels(norm, choice) => {
-                let spec = self.patch_norm_spec(norm, choice, constants.chosen);
+            TargetSpec::None | TargetSpec::HogPicture => Ok(None),
+            TargetSpec::Pixels(spec) => {
+                let spec = self.patch_norm_spec(spec.norm, spec.frames, constants.chosen);
                 patch_norm(&spec, pixels, constants.target_table, masked, out).map(Some)
             }
             TargetSpec::Hog(spec) => {
@@ -322,6 +318,11 @@ impl StagePlan {
         let per_slot = self.per_slot(choice, self.frames / self.patch.t);
         PatchNormSpec { norm, patch: self.patch, chosen, per_slot }
     }
+}
+
+/// Whether the numbers of a target stand channel by channel.
+fn channel_first(target: TargetSpec) -> bool {
+    matches!(target, TargetSpec::Pixels(spec) if spec.order == PixelOrder::ChannelFirst)
 }
 
 fn index_launch(shape: &BatchShape, at: &BatchAddresses) -> Result<Launch, GpuError> {

@@ -105,6 +105,7 @@ pub(crate) fn evaluate_params<B: Backend>(
                 *sum += f64::from(*p);
             }
         }
+        feed.give_back(batch);
     }
     Ok(summarise(&scores, u32::from(recipe.repeats())))
 }

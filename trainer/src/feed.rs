@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use tubelet_augment::{HostStage, HostTensors, Recipe};
 use tubelet_loader::{Batches, Cursor, LoaderError, Stats};
 
@@ -27,6 +27,8 @@ pub struct FedBatch {
 /// Batches as floats, one prepared ahead.
 pub struct Feed {
     ready: Option<Receiver<Result<FedBatch, LoaderError>>>,
+    /// Tensors that are filled again.
+    used: Sender<HostTensors>,
     thread: Option<JoinHandle<()>>,
     waited: Duration,
 }
@@ -39,12 +41,13 @@ impl Feed {
     pub fn new(mut batches: Batches, recipe: &Recipe) -> Result<Self, TrainError> {
         let stage = HostStage::new(recipe);
         let (send, ready) = bounded(1);
+        let (used, free) = bounded::<HostTensors>(2);
         let work = move || {
             while let Some(batch) = batches.next() {
-                let fed = batch.map(|batch| FedBatch {
-                    tensors: stage.run(batch.as_ref()),
-                    cursor: batch.cursor(),
-                    stats: batches.stats(),
+                let fed = batch.map(|batch| {
+                    let mut tensors = free.try_recv().unwrap_or_default();
+                    stage.run_into(batch.as_ref(), &mut tensors);
+                    FedBatch { tensors, cursor: batch.cursor(), stats: batches.stats() }
                 });
                 if send.send(fed).is_err() {
                     return;
@@ -55,7 +58,7 @@ impl Feed {
             .name("tubelet-feed".to_owned())
             .spawn(work)
             .map_err(|e| TrainError::new("feed", e))?;
-        Ok(Self { ready: Some(ready), thread: Some(thread), waited: Duration::ZERO })
+        Ok(Self { ready: Some(ready), used, thread: Some(thread), waited: Duration::ZERO })
     }
 
     /// The next batch; `None` at the end of an evaluation.
@@ -67,6 +70,12 @@ impl Feed {
         let batch = self.ready.as_ref().and_then(|ready| ready.recv().ok());
         self.waited += start.elapsed();
         batch.transpose().map_err(|e| TrainError::new("data", TrainErrorKind::Data(e.to_string())))
+    }
+
+    /// Takes a batch back that is done with, so that its memory is used again.
+    pub fn give_back(&self, batch: FedBatch) {
+        // When nobody takes it, it is freed.
+        drop(self.used.try_send(batch.tensors));
     }
 
     /// Time spent waiting for batches so far.

@@ -370,8 +370,11 @@ impl<B: AutodiffBackend> Training<'_, B> {
         while learner.optimizer.steps() < total {
             let Some(batch) = feed.next_batch()? else { break };
             let step = learner.learn(objective, &batch.tensors, part_rows)?;
-            stats = batch.stats;
-            let Some(step) = step else { continue };
+            stats.clone_from(&batch.stats);
+            let Some(step) = step else {
+                feed.give_back(batch);
+                continue;
+            };
             let number = learner.optimizer.steps();
             let epoch = ((number - 1) / steps_per_epoch) as u32;
             let mut metric = reporter.measure(number, epoch, &step, u64::from(rows), feed.waited());
@@ -382,6 +385,7 @@ impl<B: AutodiffBackend> Training<'_, B> {
             if number % every == 0 || number == total {
                 hooks.save(&learner, batch.cursor, &batch.tensors, &reporter.metrics)?;
             }
+            feed.give_back(batch);
         }
         report_drops(&stats);
         let metrics = reporter.finish();

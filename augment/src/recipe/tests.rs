@@ -59,6 +59,37 @@ fn impossible_crops_are_refused() {
 }
 
 #[test]
+fn impossible_targets_are_refused() {
+    let cases: &[(&str, &[&str])] = &[
+        (r#"{kind="hog", bins=0}"#, &["pretrain.target.bins = 0", "at least 1"]),
+        (r#"{kind="hog", cell=5}"#, &["pretrain.target.cell = 5", "divide the patch of 16x16"]),
+        (r#"{kind="hog", cell=0}"#, &["pretrain.target.cell = 0"]),
+        (r#"{kind="hog", window=300}"#, &["pretrain.target.window = 300", "at most", "224"]),
+        (r#"{kind="hog", windows=3}"#, &["windows"]),
+        (r#"{kind="pixels", norm="simmim"}"#, &["simmim", "raw", "unit", "bootmae"]),
+        (r#"{kind="pixels", norm="raw", order="row-first"}"#, &["row-first", "channel-first"]),
+        (r#"{kind="pixels", norm="raw", frames="mae-st"}"#, &["target.frames", "time slots"]),
+        (r#"{kind="hog-picture", bins=9}"#, &["bins"]),
+    ];
+    for (target, says) in cases {
+        let error = load("mae-vit-b", &[&format!("pretrain.target={target}")]).expect_err(target);
+        for word in *says {
+            assert!(error.contains(word), "{target}: `{word}` is not in: {error}");
+        }
+    }
+    for (target, dim) in [
+        (r#"{kind="hog", window=16, normalise=false}"#, 108),
+        (r#"{kind="pixels", norm="raw", order="channel-first"}"#, 768),
+        (r#"{kind="pixels", norm="unit"}"#, 768),
+        (r#"{kind="hog-picture"}"#, 256),
+    ] {
+        let file = load("mae-vit-b", &[&format!("pretrain.target={target}")]).expect(target);
+        let recipe = file.stage(crate::Stage::Pretrain).expect("checked");
+        assert_eq!(recipe.target().dim(recipe.patch(), 1, 1), dim, "{target}");
+    }
+}
+
+#[test]
 fn impossible_views_are_refused() {
     let cases = [
         (r#"{resize="lanczos"}"#, "views[0].size = absent"),

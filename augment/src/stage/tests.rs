@@ -91,7 +91,7 @@ fn ragged_rows_are_padded_and_counted() {
     // Two rows of four tokens; bit 1 is a further pass.
     let bytes = [1, 0, 3, 0, 2, 2, 0, 1];
     let mut out = HostTensors { rows: 2, tokens: 4, ..HostTensors::default() };
-    out.set_mask(&bytes, 1);
+    out.set_mask(Some(&bytes), 1);
     assert_eq!((out.masked_count.as_slice(), out.max_masked), ([2, 1].as_slice(), 2));
     assert_eq!(out.masked, [0, 2, 3, 3]);
     assert_eq!((out.visible.as_slice(), out.max_visible), ([1, 3, 3, 0, 1, 2].as_slice(), 3));
@@ -106,10 +106,76 @@ fn ragged_rows_are_padded_and_counted() {
 #[test]
 fn a_row_without_a_masked_token_counts_zero() {
     let mut out = HostTensors { rows: 2, tokens: 2, ..HostTensors::default() };
-    out.set_mask(&[0, 0, 0, 1], 0);
+    out.set_mask(Some(&[0, 0, 0, 1]), 0);
     assert_eq!(
         (out.masked.as_slice(), out.masked_count.as_slice()),
         ([0, 1].as_slice(), [0, 1].as_slice())
     );
     assert!(out.passes.is_empty());
+}
+
+/// Where the numbers of `tensors` lie.
+fn places(tensors: &HostTensors) -> [*const f32; 4] {
+    let view = tensors.views.first().map_or(std::ptr::null(), |view| view.pixels.as_ptr());
+    let pass = tensors.passes.first().map_or(std::ptr::null(), |pass| pass.targets.as_ptr());
+    [tensors.pixels.as_ptr(), tensors.targets.as_ptr(), view, pass]
+}
+
+#[test]
+fn memory_is_used_again_and_nothing_is_left_in_it() {
+    let sets: [&[&str]; 5] = [
+        &[r#"pretrain.target={kind="hog-picture"}"#],
+        &[r#"pretrain.target={kind="pixels", norm="raw", order="channel-first"}"#],
+        &[r#"pretrain.views=[{resize="lanczos", size=32, normalise="none"}]"#],
+        &[r#"pretrain.target={kind="hog", cell=2}"#],
+        &[r#"pretrain.mask={policy="halves"}"#],
+    ];
+    let mut out = HostTensors::default();
+    for set in sets.iter().chain(sets.iter().rev()) {
+        let recipe = recipe(Stage::Pretrain, set);
+        let stage = HostStage::new(&recipe);
+        for (rows, seed) in [(3, 1), (3, 2), (1, 3)] {
+            let (layout, mut memory) = batch(&recipe, rows, false);
+            let field = layout.views[0].mask.expect("masked");
+            let bytes = &mut memory.as_mut_slice()[field.offset..];
+            // Rows that differ in how many tokens are hidden.
+            for (i, byte) in bytes[..field.row_bytes * rows as usize].iter_mut().enumerate() {
+                let row = i / field.row_bytes;
+                *byte = u8::from((i * seed + row) % (row + 2) == 0) + 2 * u8::from(i % 5 < 2);
+            }
+            let batch = BatchRef::new(&layout, memory.as_slice(), rows as usize);
+            stage.run_into(batch, &mut out);
+            let before = places(&out);
+            stage.run_into(batch, &mut out);
+            assert_eq!(places(&out), before);
+            assert_eq!(out, stage.run(batch));
+        }
+    }
+}
+
+#[test]
+fn targets_are_of_the_rows_pixels() {
+    let run = |target: &str| {
+        let recipe = recipe(Stage::Pretrain, &[&format!("pretrain.target={target}")]);
+        let (layout, mut memory) = batch(&recipe, 2, false);
+        let field = layout.views[0].mask.expect("masked");
+        memory.as_mut_slice()[field.offset..][..2 * field.row_bytes].fill(0);
+        memory.as_mut_slice()[field.offset + field.row_bytes + 9] = 1;
+        HostStage::new(&recipe).run(BatchRef::new(&layout, memory.as_slice(), 2))
+    };
+    // Token 9 of row 1: row 1, column 1 of patches of 8 × 8 in 64 × 64 pixels.
+    let raw = run(r#"{kind="pixels", norm="raw", order="channel-first"}"#);
+    assert_eq!((raw.masked_count.as_slice(), raw.targets.len()), ([0, 1].as_slice(), 2 * 192));
+    let close = |a: f32, b: f32| (a - b).abs() < 1e-6;
+    for (i, value) in raw.targets[192..].iter().enumerate() {
+        let (c, y, x) = (i / 64, i / 8 % 8, i % 8);
+        let pixel = raw.pixels[((3 + c) * 64 + 8 + y) * 64 + 8 + x];
+        assert!(close(*value, pixel), "{i}: {value} for {pixel}");
+    }
+    assert!(raw.targets[..192].iter().all(|v| *v == 0.0));
+    let unit = run(r#"{kind="pixels", norm="unit"}"#);
+    let pixel = unit.pixels[(3 * 64 + 8) * 64 + 8] * 0.229 + 0.485;
+    assert!(close(unit.targets[192], pixel), "{} for {pixel}", unit.targets[192]);
+    let drawn = run(r#"{kind="hog-picture"}"#);
+    assert!(drawn.targets[64..].iter().any(|v| *v > 0.0));
 }

@@ -1,12 +1,12 @@
 //! The HOG picture of scikit-image (`feature.hog(visualize=True, channel_axis=2)`), the target of
 //! VIOLETv2 (pytorch_empirical-mvm `dataset.py`), and its block descriptor.
 
-use tubelet_core::Size;
+use tubelet_core::{PatchSize, Size};
 
 /// Orientation bins over 180°.
 const BINS: usize = 9;
 /// Side of a cell in pixels.
-const CELL: usize = 8;
+pub const CELL: usize = 8;
 /// Half the length of a drawn line: ⌊8/2⌋ − 1.
 const RADIUS: f64 = 3.0;
 /// Cells along a side of a block.
@@ -84,6 +84,43 @@ impl CellHistograms {
     }
 }
 
+/// Writes the targets of `tokens` (ascending) to `out`, `[tokens, dim]`, ordered frame, row, column:
+/// the picture of each frame of the token's time slot. `pixels` is f32 `[3, frames, height, width]`.
+pub fn picture_targets(
+    pixels: &[f32],
+    frames: u32,
+    size: Size,
+    patch: PatchSize,
+    tokens: &[u32],
+    out: &mut [f32],
+) {
+    let (high, wide, width) = (patch.h as usize, patch.w as usize, size.width as usize);
+    let (area, columns) = (size.area(), size.width / patch.w);
+    let cells = size.height / patch.h * columns;
+    let picture = |frame: u32| {
+        let plane = |c: usize| &pixels[(c * frames as usize + frame as usize) * area..][..area];
+        let (r, g, b) = (plane(0), plane(1), plane(2));
+        let image: Vec<f32> = (0..area).flat_map(|i| [r[i], g[i], b[i]]).collect();
+        CellHistograms::new(&image, size).picture()
+    };
+    let mut ready: Option<(u32, Vec<Vec<f32>>)> = None;
+    let dim = patch.t as usize * high * wide;
+    for (token, out) in tokens.iter().zip(out.chunks_exact_mut(dim)) {
+        let (slot, cell) = (token / cells, token % cells);
+        if ready.as_ref().is_none_or(|(of, _)| *of != slot) {
+            let pictures = (slot * patch.t..(slot + 1) * patch.t).map(picture).collect();
+            ready = Some((slot, pictures));
+        }
+        let (top, left) = ((cell / columns) as usize * high, (cell % columns) as usize * wide);
+        let pictures = ready.iter().flat_map(|(_, pictures)| pictures);
+        for (picture, out) in pictures.zip(out.chunks_exact_mut(high * wide)) {
+            for (y, out) in out.chunks_exact_mut(wide).enumerate() {
+                out.copy_from_slice(&picture[(top + y) * width + left..][..wide]);
+            }
+        }
+    }
+}
+
 fn scale_to_unit(block: &mut [f64]) {
     let norm = (block.iter().map(|v| v * v).sum::<f64>() + EPS * EPS).sqrt();
     block.iter_mut().for_each(|v| *v /= norm);
@@ -140,6 +177,23 @@ mod tests {
         assert_eq!(line((0, 0), (0, 3)), [(0, 0), (0, 1), (0, 2), (0, 3)]);
         assert_eq!(line((2, 1), (0, 1)), [(2, 1), (1, 1), (0, 1)]);
         assert_eq!(line((0, 0), (2, 2)), [(0, 0), (1, 1), (2, 2)]);
+    }
+
+    #[test]
+    fn tokens_are_parts_of_the_pictures() {
+        let (size, patch) = (Size::new(32, 16), PatchSize { t: 2, h: 8, w: 16 });
+        let frames = 4;
+        let pixels: Vec<f32> =
+            (0..3 * frames as usize * size.area()).map(|i| (i * 37 % 101) as f32).collect();
+        let mut out = vec![0.0; 2 * 256];
+        picture_targets(&pixels, frames, size, patch, &[1, 6], &mut out);
+        // Token 6: frames 2 and 3, rows 8 to 15, columns 0 to 15.
+        let image: Vec<f32> = (0..size.area())
+            .flat_map(|i| [0, 1, 2].map(|c| pixels[(c * 4 + 3) * size.area() + i]))
+            .collect();
+        let picture = CellHistograms::new(&image, size).picture();
+        assert_eq!(out[256 + 128 + 16 + 5], picture[9 * 32 + 5]);
+        assert!(out.iter().any(|v| *v > 0.0));
     }
 
     #[test]

@@ -173,7 +173,8 @@ fn frame_choice(wanted: Option<&[u32]>, frames: u32) -> Result<FrameChoice> {
 
 fn patch_norm(case: &Case) -> Result<PatchNorm> {
     if !case.param::<bool>("normalise")? {
-        return Ok(PatchNorm::Raw);
+        let unit = case.params.get("denormalise").is_some();
+        return Ok(if unit { PatchNorm::Unit } else { PatchNorm::Raw });
     }
     let place: String = case.param("eps_place")?;
     match (case.param::<bool>("per_channel")?, place.as_str()) {

@@ -76,7 +76,7 @@ impl Formula {
         let channel =
             Self { standardise: true, joint: false, bias: 1.0, inside: 0.0, outside: 0.0 };
         match norm {
-            PatchNorm::Raw => Self { standardise: false, ..channel },
+            PatchNorm::Raw | PatchNorm::Unit => Self { standardise: false, ..channel },
             PatchNorm::Mae => Self { joint: true, inside: 1e-6, ..channel },
             PatchNorm::Videomae => Self { outside: 1e-6, ..channel },
             PatchNorm::Omnimae => Self { inside: 1e-6, ..channel },
@@ -88,7 +88,7 @@ impl Formula {
 /// What each grey level is before a token is standardised, f32 `[3, 256]`: normalised, or put back
 /// to 0..1 in the host's way.
 pub fn target_table(norm: PatchNorm, normalise: &Normalise) -> [f32; TABLE_LEN] {
-    let original = matches!(norm, PatchNorm::Videomae | PatchNorm::Omnimae);
+    let original = norm.original();
     let table = normalise.table();
     std::array::from_fn(|i| {
         let (c, value) = (i / 256, table[i / 256][i % 256]);

@@ -8,9 +8,6 @@ use super::data::{assert_close, bytes, lists, patch};
 use super::device::{Device, on_each_device};
 use crate::kernels::{Address, PatchNormSpec, Pixels, TokenList, patch_norm, target_table};
 
-const NORMS: [PatchNorm; 5] =
-    [PatchNorm::Raw, PatchNorm::Mae, PatchNorm::Videomae, PatchNorm::Omnimae, PatchNorm::Bootmae];
-
 /// One setting.
 struct Case {
     frames: u32,
@@ -70,7 +67,7 @@ impl Case {
             count: most as u32,
             counts: counts_at.address(),
         };
-        for norm in NORMS {
+        for norm in PatchNorm::ALL {
             let want = self.host(norm, &input, &tokens, &counts);
             let table = device.copy(&target_table(norm, &self.normalise));
             let out = device.room::<f32>(want.len());

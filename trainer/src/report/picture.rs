@@ -51,8 +51,8 @@ pub fn reconstructions(recipe: &Recipe, batch: &HostTensors, predicted: &[f32]) 
 fn shown_frames(recipe: &Recipe, batch: &HostTensors) -> Vec<(usize, usize)> {
     let slots = recipe.grid().t as usize;
     match recipe.target() {
-        TargetSpec::Pixels(_, choice) => {
-            let frames = choice.indices(batch.frames as u32);
+        TargetSpec::Pixels(spec) => {
+            let frames = spec.frames.indices(batch.frames as u32);
             let per_slot = (frames.len() / slots.max(1)).max(1);
             frames.chunks(per_slot).map(|slot| (slot[0] as usize, 0)).collect()
         }
@@ -96,10 +96,20 @@ impl Row<'_> {
                 TargetSpec::Hog(spec) => {
                     draw_hog(&mut rebuilt, predicted, &spec, patch.w, left, top)
                 }
-                TargetSpec::Pixels(..) => {
+                TargetSpec::HogPicture => {
+                    let pixels = pixels_of(patch.w, patch.h).zip(predicted);
+                    for ((x, y), value) in pixels {
+                        rebuilt.put_pixel(left + x, top + y, Rgb([grey(*value); 3]));
+                    }
+                }
+                TargetSpec::Pixels(spec) => {
                     let start = (self.row * batch.max_masked + n) * dim;
                     let target = &batch.targets[start..start + dim];
-                    self.rebuild(&mut rebuilt, frame, inside, target, predicted, left, top);
+                    let at = |x: u32, y: u32, c: u32| {
+                        let frames = dim as u32 / (3 * patch.h * patch.w);
+                        spec.order.index(patch, [frames, inside as u32], [y, x], c)
+                    };
+                    self.rebuild(&mut rebuilt, frame, at, target, predicted, left, top);
                 }
             }
         }
@@ -112,24 +122,24 @@ impl Row<'_> {
         &self,
         out: &mut RgbImage,
         frame: usize,
-        inside: usize,
+        at: impl Fn(u32, u32, u32) -> usize,
         target: &[f32],
         predicted: &[f32],
         left: u32,
         top: u32,
     ) {
         let patch = self.recipe.patch();
-        let at = |x: u32, y: u32| ((inside as u32 * patch.h + y) * patch.w + x) as usize * 3;
         for c in 0..3 {
+            let at = |x: u32, y: u32| at(x, y, c as u32);
             let pixels = || {
                 pixels_of(patch.w, patch.h).map(|(x, y)| self.pixel(frame, left + x, top + y, c))
             };
-            let targets = || pixels_of(patch.w, patch.h).map(|(x, y)| target[at(x, y) + c]);
+            let targets = || pixels_of(patch.w, patch.h).map(|(x, y)| target[at(x, y)]);
             let (pixel_mean, pixel_spread) = mean_spread(pixels);
             let (target_mean, target_spread) = mean_spread(targets);
             let scale = if target_spread > 1e-6 { pixel_spread / target_spread } else { 0.0 };
             for (x, y) in pixels_of(patch.w, patch.h) {
-                let value = (predicted[at(x, y) + c] - target_mean) * scale + pixel_mean;
+                let value = (predicted[at(x, y)] - target_mean) * scale + pixel_mean;
                 out.get_pixel_mut(left + x, top + y).0[c] = grey(value);
             }
         }

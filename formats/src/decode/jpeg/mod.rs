@@ -76,11 +76,25 @@ mod backend {
             region: Option<Rect>,
             clip: &mut Clip,
         ) -> Result<(), DecodeError> {
+            self.decode_by(Way::Best, encoded, region, clip)
+        }
+
+        /// The same in a given way, for comparisons: the pixels are equal.
+        ///
+        /// # Errors
+        /// As [`Self::decode`].
+        pub fn decode_by(
+            &mut self,
+            way: Way,
+            encoded: &[u8],
+            region: Option<Rect>,
+            clip: &mut Clip,
+        ) -> Result<(), DecodeError> {
             if !encoded.ends_with(&[0xff, 0xd9]) && !super::has_end(encoded) {
                 return Err(truncated());
             }
             #[cfg(target_arch = "x86_64")]
-            if Baseline::available() {
+            if way == Way::Best && Baseline::available() {
                 let baseline = self.baseline.get_or_insert_default();
                 if baseline.decode(encoded, region, clip).is_some() {
                     return Ok(());
@@ -89,8 +103,7 @@ mod backend {
             self.decode_by_turbo(encoded, region, clip)
         }
 
-        /// The same by libjpeg-turbo, which can more.
-        pub(super) fn decode_by_turbo(
+        fn decode_by_turbo(
             &mut self,
             encoded: &[u8],
             region: Option<Rect>,
@@ -264,6 +277,16 @@ mod backend {
     fn damaged(error: image::ImageError) -> DecodeError {
         DecodeError::Damaged(error.to_string())
     }
+}
+
+/// Which decoder is asked.
+#[cfg(feature = "turbojpeg")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The fastest that can.
+    Best,
+    /// libjpeg-turbo, which can decode every file.
+    Turbo,
 }
 
 /// `region` where it is one of a picture of `size`, else all of it.
@@ -456,7 +479,7 @@ mod tests {
         let mut decoder = JpegDecoder::new();
         let (mut whole, mut part) = (Clip::new(), Clip::new());
         let failed = |e: DecodeError| -> () { panic!("{name}: {e}") };
-        decoder.decode_by_turbo(bytes, None, &mut whole).unwrap_or_else(failed);
+        decoder.decode_by(Way::Turbo, bytes, None, &mut whole).unwrap_or_else(failed);
         decoder.decode(bytes, None, &mut part).unwrap_or_else(failed);
         assert!(part.nth(0) == whole.nth(0), "{name}: all of it");
         let size = whole.size();
@@ -471,7 +494,7 @@ mod tests {
             sliced += u32::from(slice::rows(bytes, from, to, &mut shorter).is_some());
             decoder.decode(bytes, Some(wanted), &mut part).unwrap_or_else(failed);
             check_region(name, &whole, &part, wanted);
-            decoder.decode_by_turbo(bytes, Some(wanted), &mut part).unwrap_or_else(failed);
+            decoder.decode_by(Way::Turbo, bytes, Some(wanted), &mut part).unwrap_or_else(failed);
             check_region(name, &whole, &part, wanted);
         }
         sliced

@@ -1,7 +1,7 @@
 //! Huffman codes to coefficients.
 //!
-//! One look into a table gives run, size and the bits that code and coefficient take together, so the
-//! next code is found without waiting for this one's coefficient; that is made without a branch.
+//! One look into a table gives run, size and, where its bits are among those looked at, the
+//! coefficient itself: short codes of small coefficients are most of a photo.
 
 /// Bits of a look.
 const LOOK: u32 = 11;
@@ -9,6 +9,8 @@ const LOOK: u32 = 11;
 const TOTAL: u32 = 31;
 /// An entry ends the block.
 const END: u32 = 1 << 5;
+/// An entry has its coefficient.
+const READY: u32 = 1 << 6;
 
 /// Most bits of a coefficient in pictures of 8 bits; two codes with theirs are then at most 52 bits.
 const MOST_AC: u8 = 10;
@@ -17,7 +19,7 @@ const MOST_DC: u8 = 11;
 
 /// Zigzag position to position in the block; runs past the end fall on the last, as in libjpeg.
 #[rustfmt::skip]
-pub(super) const NATURAL: [u8; 80] = [
+const NATURAL: [u8; 80] = [
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5,
     12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
     35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51,
@@ -25,17 +27,41 @@ pub(super) const NATURAL: [u8; 80] = [
     63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63,
 ];
 
+/// By zigzag position: place in the block and quantisation step.
+pub(super) struct Steps(pub(super) [(u16, i16); 80]);
+
+impl Default for Steps {
+    fn default() -> Self {
+        Self(NATURAL.map(|place| (u16::from(place), 1)))
+    }
+}
+
+impl Steps {
+    /// Sets the steps, in zigzag order; the last one again for runs past the end.
+    pub(super) fn set(&mut self, quant: &[u8]) {
+        let last = quant.last().copied().unwrap_or(1);
+        for (n, (_, step)) in self.0.iter_mut().enumerate() {
+            *step = i16::from(quant.get(n).copied().unwrap_or(last));
+        }
+    }
+
+    /// The step of the first coefficient.
+    pub(super) fn first(&self) -> i16 {
+        self.0[0].1
+    }
+}
+
 /// A block of coefficients times their quantisation steps, row by row.
 pub(super) type Block = [i16; 64];
 
 /// A Huffman table.
 ///
-/// An entry has, from the lowest bit: 5 bits [`TOTAL`], [`END`], 2 bits that are 0, 4 bits run, 4 bits
-/// size. An entry of 0 stands for codes longer than [`LOOK`].
+/// An entry has, from the lowest bit: 5 bits [`TOTAL`], [`END`], [`READY`], a bit that is 0, 4 bits
+/// run, 4 bits size, 16 bits coefficient. An entry of 0 stands for codes longer than [`LOOK`].
 #[derive(Clone)]
 pub(super) struct Table {
     source: Vec<u8>,
-    entries: Box<[u16; 1 << LOOK]>,
+    entries: Box<[u32; 1 << LOOK]>,
     /// Beyond the last code of each length, left-aligned in 16 bits.
     ends: [u32; 17],
     /// Number of the first symbol of a length, less the code of it.
@@ -77,9 +103,7 @@ impl Table {
                     return None;
                 }
                 if length <= LOOK {
-                    let rest = LOOK - length;
-                    let looks = (code << rest) as usize..((code + 1) << rest) as usize;
-                    self.entries[looks].fill(entry_of(*symbol, length, dc) as u16);
+                    self.fill(code, length, entry_of(*symbol, length, dc));
                 }
                 code += 1;
             }
@@ -89,6 +113,17 @@ impl Table {
         }
         self.source.extend_from_slice(source);
         Some(())
+    }
+
+    /// All looks that begin with `code`.
+    fn fill(&mut self, code: u32, length: u32, entry: u32) {
+        let (rest, size) = (LOOK - length, entry >> 12);
+        for low in 0..1u32 << rest {
+            let bits = low >> rest.saturating_sub(size);
+            let ready = READY | (extended(bits, size) as u32) << 16;
+            let whole = entry & END == 0 && size <= rest;
+            self.entries[(code << rest | low) as usize] = entry | if whole { ready } else { 0 };
+        }
     }
 
     /// The entry of a code longer than [`LOOK`], of the 16 bits that begin with it.
@@ -107,6 +142,13 @@ fn entry_of(symbol: u8, length: u32, dc: bool) -> u32 {
     let ends = !dc && size == 0 && run != 15;
     let size = u32::from(size);
     (length + size) | if ends { END } else { 0 } | u32::from(run) << 8 | size << 12
+}
+
+/// The number that `size` bits stand for: a leading 0 stands for a negative one.
+#[inline(always)]
+fn extended(bits: u32, size: u32) -> i32 {
+    let is_negative = size > 0 && bits >> (size - 1) == 0;
+    bits as i32 - if is_negative { (1 << size) - 1 } else { 0 }
 }
 
 /// Copies entropy-coded bytes without their stuffing up to the next marker; returns the position of
@@ -196,29 +238,32 @@ impl<'a> Bits<'a> {
     fn look(&self, table: &Table, dc: bool) -> Option<u32> {
         match table.entries[(self.bits >> (64 - LOOK)) as usize] {
             0 => table.long((self.bits >> 48) as u32, dc),
-            entry => Some(u32::from(entry)),
+            entry => Some(entry),
         }
     }
 
     /// Takes an entry's bits; its coefficient.
     #[inline(always)]
     fn value(&mut self, entry: u32) -> i32 {
-        let (total, size) = (entry & TOTAL, entry >> 12);
-        let bits = self.bits << (total - size);
+        let total = entry & TOTAL;
+        let value = if entry & READY != 0 {
+            entry as i32 >> 16
+        } else {
+            let size = entry >> 12 & 15;
+            extended((self.bits << (total - size) >> 1 >> (63 - size)) as u32, size)
+        };
         self.take(total);
-        // A leading 0 stands for a negative number: `size` bits less 2^size - 1.
-        let positive = (bits as i64 >> 63) as i32;
-        (bits >> 1 >> (63 - size)) as i32 + (!positive & (1 - (1 << size)))
+        value
     }
 
-    /// Reads a block: its first coefficient's difference, and the others times `quant` (zigzag order)
-    /// into `block`, which is 0 before. Returns the difference and whether others may not be 0.
-    /// `None` for an impossible code.
+    /// Reads a block: its first coefficient's difference, and the others times their steps into
+    /// `block`, which is 0 before. Returns the difference and whether others may not be 0. `None` for
+    /// an impossible code.
     #[inline(always)]
     pub(super) fn block(
         &mut self,
         [dc, ac]: [&Table; 2],
-        quant: &[i16; 80],
+        steps: &Steps,
         block: &mut Block,
     ) -> Option<(i32, bool)> {
         self.refill();
@@ -228,14 +273,18 @@ impl<'a> Bits<'a> {
         while k < 64 {
             self.refill();
             for _ in 0..2 {
-                let entry = self.look(ac, false)?;
-                if entry & END != 0 {
-                    self.take(entry & TOTAL);
-                    return Some((difference, k > 1));
+                let mut entry = ac.entries[(self.bits >> (64 - LOOK)) as usize];
+                if entry & READY == 0 {
+                    entry = self.look(ac, false)?;
+                    if entry & END != 0 {
+                        self.take(entry & TOTAL);
+                        return Some((difference, k > 1));
+                    }
                 }
                 let value = self.value(entry);
                 k += (entry >> 8 & 15) as usize;
-                block[usize::from(NATURAL[k] & 63)] = (value as i16).wrapping_mul(quant[k]);
+                let (place, step) = steps.0[k];
+                block[usize::from(place & 63)] = (value as i16).wrapping_mul(step);
                 k += 1;
                 if k >= 64 {
                     break;

@@ -151,13 +151,14 @@ pub(super) fn two_blocks(blocks: [&Block; 2], plane: &mut [u8], stride: usize) {
         [_mm256_unpacklo_epi8(both(0), both(1)), _mm256_unpacklo_epi8(both(2), both(3))],
         [_mm256_unpackhi_epi8(both(0), both(1)), _mm256_unpackhi_epi8(both(2), both(3))],
     ];
-    let quad = pair.map(|[a, b]| [_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b)]);
+    let quads = |half: bool| {
+        pair.map(
+            |[a, b]| if half { _mm256_unpackhi_epi16(a, b) } else { _mm256_unpacklo_epi16(a, b) },
+        )
+    };
     let middle = _mm256_set1_epi8(-128);
-    for half in 0..2 {
-        let two = [
-            _mm256_unpacklo_epi32(quad[0][half], quad[1][half]),
-            _mm256_unpackhi_epi32(quad[0][half], quad[1][half]),
-        ];
+    for (half, [left, right]) in [quads(false), quads(true)].into_iter().enumerate() {
+        let two = [_mm256_unpacklo_epi32(left, right), _mm256_unpackhi_epi32(left, right)];
         for (n, rows) in two.into_iter().enumerate() {
             // Each half has two rows of its block: the blocks' parts of a row side by side.
             let rows = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_xor_si256(rows, middle));

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use tubelet_core::{Clip, Rect, Size};
 
-use self::entropy::{Bits, Block, Table};
+use self::entropy::{Bits, Block, Steps, Table};
 use self::header::{Header, Sampling};
 use crate::decode::check_size;
 
@@ -45,15 +45,6 @@ struct Plane {
     /// Column and row of the first sample, and the component's size.
     origin: [usize; 2],
     size: [usize; 2],
-}
-
-/// Quantisation steps in zigzag order, the last one again for runs past the end.
-struct Steps([i16; 80]);
-
-impl Default for Steps {
-    fn default() -> Self {
-        Self([1; 80])
-    }
 }
 
 /// Rows of chroma on their way to full size.
@@ -145,11 +136,7 @@ impl Baseline {
             let plane = &mut self.planes[n];
             plane.blocks = if n == 0 { most } else { [1, 1] };
             let quant = (*header.quants.get(component.quant)?)?;
-            let last = quant[quant.len() - 1];
-            let values = quant.iter().chain(std::iter::repeat(&last));
-            for (step, value) in plane.quant.0.iter_mut().zip(values) {
-                *step = i16::from(*value);
-            }
+            plane.quant.set(quant);
             plane.stride = (units.columns.len() * plane.blocks[0]).next_multiple_of(2);
             let [across, down] = plane.blocks;
             plane.coefficients.clear();
@@ -214,9 +201,9 @@ impl Baseline {
                     }
                     let at = n / across * plane.stride + place * across + n % across;
                     let block = &mut plane.coefficients[at];
-                    let (difference, more) = bits.block(*tables, &plane.quant.0, block)?;
+                    let (difference, more) = bits.block(*tables, &plane.quant, block)?;
                     *first += difference;
-                    block[0] = (*first as i16).wrapping_mul(plane.quant.0[0]);
+                    block[0] = (*first as i16).wrapping_mul(plane.quant.first());
                     plane.flat[at] = !more;
                 }
             }

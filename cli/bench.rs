@@ -175,6 +175,7 @@ fn difference(after: &Stats, before: &Stats) -> Stats {
         samples: after.samples - before.samples,
         rows: after.rows - before.rows,
         bytes: after.bytes - before.bytes,
+        wanted_frames: after.wanted_frames - before.wanted_frames,
         decoded_frames: after.decoded_frames - before.decoded_frames,
         read_s: after.read_s - before.read_s,
         probe_s: after.probe_s - before.probe_s,
@@ -200,6 +201,7 @@ fn report(args: &BenchArgs, measured: &Measured, batch_size: u32, workers: usize
     json!({
         "samples_per_s": *rows as f64 / seconds,
         "decoded_frames_per_sample": stats.decoded_frames as f64 / samples,
+        "decoded_frames_per_wanted": stats.decoded_frames as f64 / stats.wanted_frames.max(1) as f64,
         "bytes_per_s": stats.bytes as f64 / seconds,
         "stages": stages,
         "limiting_stage": if stage_s > &(seconds * 0.5) { "stage" } else { stats.limiting_stage() },
@@ -227,7 +229,9 @@ fn table(measured: &Measured, report: &Value) -> Table {
         table.add_row([name.to_owned(), value]);
     };
     row("rows a second", format!("{:.1}", number("samples_per_s")));
-    row("decoded frames a sample", format!("{:.1}", number("decoded_frames_per_sample")));
+    let each = number("decoded_frames_per_wanted");
+    let frames = format!("{:.1}, {each:.2} a wanted one", number("decoded_frames_per_sample"));
+    row("decoded frames a sample", frames);
     row("read a second", bytes_text(number("bytes_per_s") as u64));
     row("limited by", report["limiting_stage"].as_str().unwrap_or("?").to_owned());
     let worker_seconds = seconds * stats.workers as f64;

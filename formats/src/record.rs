@@ -118,4 +118,7 @@ pub trait Decoder: Send {
         want: &FrameRequest,
         clip: &mut Clip,
     ) -> Result<(), DecodeError>;
+
+    /// Pictures decoded so far for wanted frames, those included that others are made from.
+    fn frames_decoded(&self) -> u64;
 }

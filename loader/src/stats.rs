@@ -32,6 +32,7 @@ pub(crate) struct Counters {
     pub(crate) samples: AtomicU64,
     pub(crate) rows: AtomicU64,
     pub(crate) bytes: AtomicU64,
+    pub(crate) wanted: AtomicU64,
     pub(crate) frames: AtomicU64,
     pub(crate) dropped: AtomicU64,
     drops: Mutex<BTreeMap<u64, Drop>>,
@@ -70,6 +71,7 @@ impl Counters {
             samples: load(&self.samples),
             rows: load(&self.rows),
             bytes: load(&self.bytes),
+            wanted_frames: load(&self.wanted),
             decoded_frames: load(&self.frames),
             read_s: seconds(Timer::Read),
             probe_s: seconds(Timer::Probe),
@@ -115,7 +117,9 @@ pub struct Stats {
     pub rows: u64,
     /// Encoded bytes read.
     pub bytes: u64,
-    /// Frames delivered by the decoders.
+    /// Frames that rows are made from, once a sample.
+    pub wanted_frames: u64,
+    /// Pictures that were decoded for them, those included that others lean on.
     pub decoded_frames: u64,
     /// Reading encoded bytes.
     pub read_s: f64,

@@ -158,7 +158,9 @@ impl Worker<'_> {
         let (frames, region) = (union_of_frames(&self.plans), union_of_regions(&self.plans));
         let want = FrameRequest { frames, region };
 
+        let before = self.decoder.frames_decoded();
         counters.time(Timer::Decode, || self.decoder.decode(bytes, info, &want, &mut self.clip))?;
+        let decoded = self.decoder.frames_decoded() - before;
 
         counters.time(Timer::Render, || -> Result<(), SampleErrorKind> {
             for (n, plan) in self.plans.iter().enumerate() {
@@ -173,7 +175,8 @@ impl Worker<'_> {
 
         counters.samples.fetch_add(1, Ordering::Relaxed);
         counters.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        counters.frames.fetch_add(want.frames.len() as u64, Ordering::Relaxed);
+        counters.wanted.fetch_add(want.frames.len() as u64, Ordering::Relaxed);
+        counters.frames.fetch_add(decoded, Ordering::Relaxed);
         Ok(())
     }
 }

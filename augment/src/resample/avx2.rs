@@ -5,12 +5,13 @@
 //! too, so the result is the same number.
 
 use std::arch::x86_64::{
-    __m256i, _mm_add_epi32, _mm_cvtsi128_si32, _mm_loadu_si128, _mm_packs_epi32, _mm_packus_epi16,
-    _mm_set1_epi32, _mm_srai_epi32, _mm256_add_epi32, _mm256_broadcastsi128_si256,
-    _mm256_castsi256_si128, _mm256_extracti128_si256, _mm256_loadu_si256, _mm256_madd_epi16,
-    _mm256_packs_epi32, _mm256_packus_epi16, _mm256_set1_epi32, _mm256_setr_epi8,
-    _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_slli_epi32, _mm256_srai_epi32,
-    _mm256_storeu_si256, _mm256_unpackhi_epi8, _mm256_unpacklo_epi8,
+    __m256i, _mm_add_epi32, _mm_cvtsi128_si32, _mm_loadl_epi64, _mm_loadu_si128, _mm_packs_epi32,
+    _mm_packus_epi16, _mm_set1_epi32, _mm_srai_epi32, _mm256_add_epi32,
+    _mm256_broadcastsi128_si256, _mm256_castsi256_si128, _mm256_extracti128_si256,
+    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_packs_epi32, _mm256_packus_epi16,
+    _mm256_set_m128i, _mm256_set1_epi32, _mm256_setr_epi8, _mm256_setzero_si256,
+    _mm256_shuffle_epi8, _mm256_slli_epi32, _mm256_srai_epi32, _mm256_storeu_si256,
+    _mm256_unpackhi_epi8, _mm256_unpacklo_epi8,
 };
 
 use super::{Axis, HALF, PRECISION, plain};
@@ -21,6 +22,8 @@ const LOW_BITS: u32 = 11;
 pub(super) const GROUP: usize = 4;
 /// Bytes that one step of the horizontal pass reads.
 const READ: usize = 16;
+/// Bytes that one step of the horizontal pass reads a position where there are at most two taps.
+const PAIR_READ: usize = 8;
 /// Bytes that one step of the vertical pass makes.
 const WIDE: usize = 32;
 
@@ -48,6 +51,76 @@ pub(super) fn lanes(weights: &[i32]) -> impl Iterator<Item = [i16; 32]> {
         }
         out
     })
+}
+
+/// Coefficients of two neighbouring positions of at most two taps: 16 high parts (8 a position), then
+/// 16 low parts; both taps once a channel.
+pub(super) fn pair_lanes(weights: [&[i32]; 2]) -> [i16; 32] {
+    let mut out = [0; 32];
+    for (position, weights) in weights.into_iter().enumerate() {
+        for (n, weight) in weights.iter().take(2).enumerate() {
+            let (high, low) = split(*weight);
+            for channel in 0..3 {
+                let at = position * 8 + channel * 2 + n;
+                (out[at], out[16 + at]) = (high, low);
+            }
+        }
+    }
+    out
+}
+
+/// As [`horizontal`], for an axis of at most two taps: two positions a step.
+pub(super) fn horizontal_pairs(axis: &Axis, line: &[u8], flip: bool, row: &mut [u8]) {
+    let width = row.len() / 3;
+    let safe = axis.first.partition_point(|first| *first as usize * 3 + PAIR_READ <= line.len());
+    let pairs = safe.min(width) / 2;
+    assert!(axis.lanes.len() >= pairs);
+    // SAFETY: `available` was asked before this is called; the first `2 * pairs` positions read
+    // inside `line`.
+    unsafe { pairs_safe(axis, line, flip, pairs, width, row) };
+    for x in 2 * pairs..width {
+        plain::horizontal_pixel(axis, line, flip, x, row);
+    }
+}
+
+/// # Safety
+/// Needs AVX2; see the only caller for the bounds of `line`.
+#[target_feature(enable = "avx2")]
+unsafe fn pairs_safe(
+    axis: &Axis,
+    line: &[u8],
+    flip: bool,
+    pairs: usize,
+    width: usize,
+    row: &mut [u8],
+) {
+    // In each half r0 r1 g0 g1 b0 b1 as 16 bits each.
+    #[rustfmt::skip]
+    let spread = _mm256_setr_epi8(
+        0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1,
+        0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1,
+    );
+    let half = _mm256_set1_epi32(HALF);
+    for (n, lanes) in axis.lanes[..pairs].iter().enumerate() {
+        let at = |position: usize| axis.first[position] as usize * 3;
+        // SAFETY: bounds by the caller; an entry of the lanes has 64 bytes.
+        let (pixels, weights) = unsafe {
+            let load = |at: usize| _mm_loadl_epi64(line.as_ptr().add(at).cast());
+            let lanes = lanes.as_ptr().cast::<__m256i>();
+            let pixels = _mm256_set_m128i(load(at(2 * n + 1)), load(at(2 * n)));
+            (pixels, [_mm256_loadu_si256(lanes), _mm256_loadu_si256(lanes.add(1))])
+        };
+        let pixels = _mm256_shuffle_epi8(pixels, spread);
+        let [high, low] = weights.map(|weights| _mm256_madd_epi16(pixels, weights));
+        let sum = _mm256_add_epi32(_mm256_slli_epi32::<{ LOW_BITS as i32 }>(high), low);
+        let grey = _mm256_srai_epi32::<{ PRECISION as i32 }>(_mm256_add_epi32(sum, half));
+        let bytes = _mm256_packus_epi16(_mm256_packs_epi32(grey, grey), grey);
+        let halves = [_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes)];
+        for (x, half) in (2 * n..).zip(halves) {
+            let at = if flip { width - 1 - x } else { x } * 3;
+            row[at..at + 3].copy_from_slice(&_mm_cvtsi128_si32(half).to_le_bytes()[..3]);
+        }
+    }
 }
 
 /// One row of packed RGB. `line` may be longer than the row: what follows is read but not used.

@@ -75,7 +75,8 @@ struct Axis {
     first: Vec<u32>,
     count: Vec<u32>,
     weights: Vec<i32>,
-    /// The weights of a horizontal axis once more, as the fast pass wants them: `groups` a position.
+    /// The weights of a horizontal axis once more, as the fast pass wants them: `groups` a position,
+    /// or one for two positions where `groups` is 0 and no position has more than two taps.
     lanes: Vec<[i16; 32]>,
     groups: usize,
 }
@@ -118,8 +119,18 @@ impl Axis {
     #[cfg(target_arch = "x86_64")]
     fn prepare_lanes(&mut self) {
         let most = self.count.iter().max().copied().unwrap_or(0) as usize;
-        self.groups = most.div_ceil(avx2::GROUP);
         self.lanes.clear();
+        if most <= 2 {
+            self.groups = 0;
+            for position in (0..self.first.len()).step_by(2) {
+                let second =
+                    if position + 1 < self.first.len() { self.at(position + 1).1 } else { &[] };
+                let lanes = avx2::pair_lanes([self.at(position).1, second]);
+                self.lanes.push(lanes);
+            }
+            return;
+        }
+        self.groups = most.div_ceil(avx2::GROUP);
         for position in 0..self.first.len() {
             let start = position * self.taps;
             let weights = &self.weights[start..start + self.count[position] as usize];
@@ -210,7 +221,10 @@ impl Resampler {
         }
         #[cfg(target_arch = "x86_64")]
         if self.fast {
-            return avx2::horizontal(&self.horizontal, line, flip, row);
+            return match self.horizontal.groups {
+                0 => avx2::horizontal_pairs(&self.horizontal, line, flip, row),
+                _ => avx2::horizontal(&self.horizontal, line, flip, row),
+            };
         }
         plain::horizontal(&self.horizontal, line, flip, row);
     }

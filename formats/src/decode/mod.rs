@@ -75,6 +75,8 @@ pub struct MediaDecoder {
     jpeg: jpeg::JpegDecoder,
     /// One frame of a video that is a row of pictures.
     picture: Clip,
+    /// Pictures decoded on their own.
+    pictures: u64,
     #[cfg(feature = "video")]
     video: video::VideoDecoder,
 }
@@ -87,6 +89,7 @@ impl MediaDecoder {
         Self {
             jpeg: jpeg::JpegDecoder::new(),
             picture: Clip::new(),
+            pictures: 0,
             #[cfg(feature = "video")]
             video: video::VideoDecoder::new(conversion),
         }
@@ -117,6 +120,7 @@ impl Decoder for MediaDecoder {
         if kind == MediaKind::Video {
             return match Packed::open(encoded)? {
                 Some(packed) => {
+                    self.pictures += want.frames.len() as u64;
                     packed::decode(&packed, want, &mut self.jpeg, &mut self.picture, clip)
                 }
                 None => self.decode_video(encoded, info, want, clip),
@@ -125,15 +129,24 @@ impl Decoder for MediaDecoder {
         if let Some(&wanted) = want.frames.iter().find(|&&f| f > 0) {
             return Err(DecodeError::MissingFrame { wanted, have: 1 });
         }
+        self.pictures += 1;
         match kind {
             MediaKind::Jpeg => self.jpeg.decode(encoded, want.region, clip),
             _ => image::decode(encoded, clip),
         }
     }
+
+    fn frames_decoded(&self) -> u64 {
+        self.pictures + self.of_videos()
+    }
 }
 
 #[cfg(feature = "video")]
 impl MediaDecoder {
+    fn of_videos(&self) -> u64 {
+        self.video.frames_decoded()
+    }
+
     fn probe_video(&mut self, encoded: &[u8]) -> Result<MediaInfo, DecodeError> {
         self.video.probe(encoded)
     }
@@ -151,6 +164,10 @@ impl MediaDecoder {
 
 #[cfg(not(feature = "video"))]
 impl MediaDecoder {
+    fn of_videos(&self) -> u64 {
+        0
+    }
+
     fn probe_video(&mut self, _: &[u8]) -> Result<MediaInfo, DecodeError> {
         Err(DecodeError::Unknown("a video; this build has none (feature `video`)".to_owned()))
     }

@@ -32,12 +32,14 @@ pub struct VideoDecoder {
     turned: Vec<u8>,
     /// Most recently used last.
     idle: Vec<(av::CodecSetup, Codec)>,
+    /// Pictures given to codecs by `decode`.
+    decoded: u64,
 }
 
 impl VideoDecoder {
     /// A decoder.
     pub const fn new(conversion: ColorConversion) -> Self {
-        Self { conversion, scaler: None, turned: Vec::new(), idle: Vec::new() }
+        Self { conversion, scaler: None, turned: Vec::new(), idle: Vec::new(), decoded: 0 }
     }
 
     /// Media facts by a packet scan. Streams without usable times (AVI with MPEG-4 and the like)
@@ -67,6 +69,11 @@ impl VideoDecoder {
             keyframes,
             spacing: None,
         })
+    }
+
+    /// Pictures that codecs were given for wanted frames so far, themselves included.
+    pub fn frames_decoded(&self) -> u64 {
+        self.decoded
     }
 
     /// Decodes the wanted frames into `clip`.
@@ -127,8 +134,9 @@ impl VideoDecoder {
         for segment in segments {
             let mut left = segment.wanted.len();
             codec.flush();
+            let mut given = 0;
             let packets = segment.packets.iter().map(|n| &scan.packets[*n]);
-            each_frame(codec, packets, |frame| {
+            let done = each_frame(codec, packets.inspect(|_| given += 1), |frame| {
                 let wanted = |pts: i64| segment.wanted.iter().find(|w| w.pts == pts);
                 let Some(wanted) = frame.pts().and_then(wanted) else { return Ok(true) };
                 if frame.is_damaged() {
@@ -137,7 +145,9 @@ impl VideoDecoder {
                 self.store(frame, info, wanted.slot, clip)?;
                 left -= 1;
                 Ok(left > 0)
-            })?;
+            });
+            self.decoded += given;
+            done?;
             if left > 0 {
                 return Ok(false);
             }
@@ -156,8 +166,8 @@ impl VideoDecoder {
         let mut input = Input::open(encoded, true)?;
         let scan = Scan::new(&mut input);
         let mut codec = input.codec(None)?;
-        let (mut count, mut done) = (0u32, vec![false; frames.len()]);
-        each_frame(&mut codec, scan.packets.iter(), |frame| {
+        let (mut count, mut done, mut given) = (0u32, vec![false; frames.len()], 0);
+        let ended = each_frame(&mut codec, scan.packets.iter().inspect(|_| given += 1), |frame| {
             let index = scan.index_of(frame, count);
             count += 1;
             let slot = index.and_then(|i| frames.binary_search(&i).ok());
@@ -171,7 +181,9 @@ impl VideoDecoder {
                 done[slot] = true;
             }
             Ok(done.iter().any(|d| !d))
-        })?;
+        });
+        self.decoded += given;
+        ended?;
         match done.iter().position(|d| !d) {
             Some(slot) => Err(DecodeError::MissingFrame { wanted: frames[slot], have: count }),
             None => Ok(()),

@@ -142,3 +142,22 @@ fn truncated_videos_are_errors_or_as_short_as_the_loader_finds_them() {
     assert!(have < 60);
     assert_eq!(train(cut, &settings(4)).1.frames, have);
 }
+
+/// What the structure is for: a clip at the stride needs its own frames and the key frame's way to
+/// them, no others.
+#[test]
+fn a_clip_at_the_stride_decodes_few_others() {
+    let bytes = source(&options(96, 80), 200);
+    let done = train_video(&bytes, &settings(4), false).unwrap().bytes.unwrap();
+    let decoded = |bytes: &[u8], step: u32| {
+        let (mut decoder, mut clip) = (decoder(), Clip::new());
+        let info = decoder.probe(bytes).unwrap();
+        let frames: Vec<u32> = (0..16).map(|n| 96 + n * step).collect();
+        decoder.decode(bytes, &info, &FrameRequest { frames, region: None }, &mut clip).unwrap();
+        decoder.frames_decoded()
+    };
+    assert_eq!(decoded(&done, 4), 16);
+    // The last one leans on the reference after it.
+    assert_eq!(decoded(&done, 2), 17);
+    assert!(decoded(&bytes, 4) > 24, "{}", decoded(&bytes, 4));
+}

@@ -154,9 +154,11 @@ impl Recipe {
         let n = info.frames;
         match self.clip {
             None => vec![0],
-            Some(ClipRule::Videomae { frames, step }) => temporal::videomae(n, frames, step, rng),
+            Some(ClipRule::Videomae { frames, step }) => {
+                on_references(temporal::videomae(n, frames, step, rng), step, info)
+            }
             Some(ClipRule::VideomaeDense { frames, step }) => {
-                temporal::videomae_dense(n, frames, step, rng)
+                on_references(temporal::videomae_dense(n, frames, step, rng), step, info)
             }
             Some(ClipRule::Segments { frames }) => temporal::segments(n, frames, rng),
             Some(ClipRule::Slowfast { frames, step, target_fps }) => {
@@ -207,6 +209,18 @@ impl Recipe {
         }
         Ok(())
     }
+}
+
+/// A clip of a video whose reference frames are evenly spaced, moved less than one spacing towards
+/// the start so that all its frames are references; unchanged where its step is no multiple of the spacing
+/// or its frames are not evenly apart.
+fn on_references(mut frames: Vec<u32>, step: u32, info: &MediaInfo) -> Vec<u32> {
+    let Some(stride) = info.spacing.map(|s| s.stride).filter(|s| *s > 1) else { return frames };
+    let late = frames.first().map_or(0, |first| first % stride);
+    if step % stride == 0 && frames.iter().all(|frame| frame % stride == late) {
+        frames.iter_mut().for_each(|frame| *frame -= late);
+    }
+    frames
 }
 
 /// View `n` of a row; a view of the first one's region copies what that one drew.

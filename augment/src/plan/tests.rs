@@ -32,6 +32,32 @@ const MULTI_CROP: &str = r#"pretrain.views=[
    crop={rule="random-resized", size=32, scale=[0.05, 0.25]}, augment={blur={probability=0.5}}}]"#;
 
 #[test]
+fn clips_begin_on_references_where_their_step_allows() {
+    let spaced = |stride: u32| MediaInfo {
+        frames: 300,
+        spacing: Some(tubelet_core::Spacing { stride, gop: 32 }),
+        ..MediaInfo::picture(Size::new(120, 90), "h264")
+    };
+    let frames = |info: &MediaInfo, step: u32, sample: u64| {
+        let clip = format!("pretrain.clip={{rule=\"videomae\", frames=16, step={step}}}");
+        let recipe = recipe("videomae-vit-b-k400", Stage::Pretrain, &[&clip]);
+        recipe.plan(key(sample), info).expect("has frames").views[0].frames.clone()
+    };
+    let plain = MediaInfo { spacing: None, ..spaced(4) };
+    let mut moved = 0;
+    for sample in 0..40 {
+        let before = frames(&plain, 4, sample);
+        let after = frames(&spaced(4), 4, sample);
+        assert!(after.iter().all(|f| f % 4 == 0), "{after:?}");
+        assert!(before.iter().zip(&after).all(|(b, a)| b - a == before[0] % 4));
+        moved += u32::from(before != after);
+        assert_eq!(frames(&spaced(4), 6, sample), frames(&plain, 6, sample));
+        assert_eq!(frames(&spaced(1), 4, sample), before);
+    }
+    assert!(moved > 20, "{moved}");
+}
+
+#[test]
 fn a_view_of_the_first_region_copies_its_draws() {
     let recipe = recipe("mae-tiny", Stage::Pretrain, &[TOKENIZER]);
     for sample in 0..20 {

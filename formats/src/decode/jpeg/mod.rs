@@ -537,6 +537,36 @@ mod tests {
         decoder.decode(&bytes, None, &mut Clip::new()).unwrap();
     }
 
+    /// What is damaged and can be decoded nevertheless gives the same pixels both ways.
+    #[cfg(feature = "turbojpeg")]
+    #[test]
+    fn damaged_files_do_not_depend_on_the_way() {
+        let mut rng = tubelet_core::SampleRng::new(4, 0, 0, 0, tubelet_core::Draw::Crop);
+        let (mut decoder, mut both) = (JpegDecoder::new(), 0);
+        for (sampling, restart) in [(0, (0, 0)), (1, (0, 5)), (2, (0, 0)), (2, (1, 0)), (3, (0, 0))]
+        {
+            let bytes = encode(121, 83, sampling, false, restart);
+            for n in 0..400 {
+                let mut damaged = bytes.clone();
+                let room = if n % 4 == 0 { 640 } else { bytes.len() as u32 };
+                damaged[rng.below(room) as usize] = rng.next_u32() as u8;
+                let mut decode = |way| {
+                    let mut clip = Clip::new();
+                    let done = decoder.decode_by(way, &damaged, None, &mut clip);
+                    done.is_ok().then(|| (clip.size(), clip.nth(0).to_vec()))
+                };
+                let (best, turbo) = (decode(Way::Best), decode(Way::Turbo));
+                let name = format!("sampling {sampling}, {restart:?}, damage {n}");
+                if let (Some((size, best)), Some((_, turbo))) = (best, turbo) {
+                    let at = best.iter().zip(&turbo).position(|(a, b)| a != b);
+                    assert_eq!(at, None, "{name}, {size}");
+                    both += 1;
+                }
+            }
+        }
+        assert!(both > 500, "{both}");
+    }
+
     /// The same on photos, where they are.
     #[cfg(feature = "turbojpeg")]
     #[test]

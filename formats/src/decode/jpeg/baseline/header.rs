@@ -85,7 +85,7 @@ impl<'a> Header<'a> {
                     let bytes = body.get(..2)?;
                     header.interval = usize::from(u16::from_be_bytes([bytes[0], bytes[1]]));
                 }
-                (0xff, 0xe0) => jfif |= body.starts_with(b"JFIF\0"),
+                (0xff, 0xe0) => jfif |= body.len() >= 12 && body.starts_with(b"JFIF\0"),
                 (0xff, 0xee) if body.starts_with(b"Adobe") => adobe = body.get(11).copied(),
                 (0xff, 0xda) => {
                     header.scan = at + 2 + length;

@@ -102,6 +102,19 @@ fn pass<const SHIFT: i32>(v: [__m256i; 8]) -> [__m256i; 8] {
     out
 }
 
+/// The pass over columns. A block with nothing below its first row is shifted instead: the same
+/// number, except that absurd ones wrap where the pass saturates. libjpeg-turbo does so too.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn first_pass(rows: [__m256i; 8]) -> [__m256i; 8] {
+    let below =
+        rows[1..].iter().fold(_mm256_setzero_si256(), |any, row| _mm256_or_si256(any, *row));
+    let halves = _mm256_cmpeq_epi64(below, _mm256_setzero_si256());
+    let is_flat = _mm256_and_si256(halves, _mm256_shuffle_epi32::<0b01_00_11_10>(halves));
+    let shifted = _mm256_slli_epi16::<KEPT>(rows[0]);
+    pass::<{ BITS - KEPT }>(rows).map(|row| _mm256_blendv_epi8(row, shifted, is_flat))
+}
+
 /// Rows and columns exchanged, in each half.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -143,7 +156,7 @@ pub(super) fn two_blocks(blocks: [&Block; 2], plane: &mut [u8], stride: usize) {
             _mm256_set_m128i(at(blocks[1]), at(blocks[0]))
         };
     }
-    let rows = pass::<{ BITS - KEPT }>(rows);
+    let rows = first_pass(rows);
     let rows = pass::<{ BITS + KEPT + 3 }>(transposed(rows));
     // Columns now: to bytes, and rows again.
     let both = |n: usize| _mm256_packs_epi16(rows[n], rows[n + 4]);
@@ -176,7 +189,7 @@ pub(super) fn two_blocks(blocks: [&Block; 2], plane: &mut [u8], stride: usize) {
 
 /// The sample of all 64 places of a block whose only coefficient that is not 0 is the first.
 pub(super) fn flat(first: i16) -> u8 {
-    (((i32::from(first) << KEPT << BITS) + (1 << (BITS + KEPT + 2))) >> (BITS + KEPT + 3))
-        .saturating_add(128)
-        .clamp(0, 255) as u8
+    // Absurd coefficients leave the 16 bits, as they do in libjpeg-turbo.
+    let first = i32::from(first.wrapping_shl(KEPT as u32)) << BITS;
+    (((first + (1 << (BITS + KEPT + 2))) >> (BITS + KEPT + 3)) + 128).clamp(0, 255) as u8
 }

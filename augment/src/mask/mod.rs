@@ -59,6 +59,17 @@ pub fn masked_round(tokens: usize, ratio: f64) -> usize {
     (tokens as f64 * ratio).round_ties_even() as usize
 }
 
+/// Hides the box of `size` tokens whose first corner is `at`: time slots, rows, columns.
+fn hide_box(grid: PatchGrid, at: [u32; 3], [t, h, w]: [u32; 3], hidden: &mut [bool]) {
+    let [front, top, left] = at;
+    for z in front..front + t {
+        for y in top..top + h {
+            let first = ((z * grid.h + y) * grid.w + left) as usize;
+            hidden[first..first + w as usize].fill(true);
+        }
+    }
+}
+
 /// A mask whose length was made from `grid`.
 pub(crate) fn fitted(grid: PatchGrid, masked: Vec<bool>) -> Mask {
     Mask::new(grid, masked).expect("built with one entry a token")

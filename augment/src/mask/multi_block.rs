@@ -11,7 +11,7 @@
 
 use tubelet_core::{Mask, PatchGrid, SampleRng};
 
-use super::fitted_passes;
+use super::{fitted_passes, hide_box};
 
 /// Blocks of one kind.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -71,12 +71,7 @@ fn hide_block(grid: PatchGrid, [t, h, w]: [u32; 3], hidden: &mut [bool], rng: &m
     let top = rng.below(grid.h - h + 1);
     let left = rng.below(grid.w - w + 1);
     let start = rng.below(grid.t - t + 1);
-    for z in start..start + t {
-        for y in top..top + h {
-            let at = ((z * grid.h + y) * grid.w + left) as usize;
-            hidden[at..at + w as usize].fill(true);
-        }
-    }
+    hide_box(grid, [start, top, left], [t, h, w], hidden);
 }
 
 #[cfg(test)]

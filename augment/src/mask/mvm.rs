@@ -4,7 +4,7 @@
 
 use tubelet_core::{Mask, PatchGrid, SampleRng};
 
-use super::fitted;
+use super::{fitted, hide_box};
 
 /// Hides every token with probability `p` on its own (mode `rm`).
 pub fn bernoulli(grid: PatchGrid, p: f64, rng: &mut SampleRng) -> Mask {
@@ -21,12 +21,7 @@ pub fn cuboids(grid: PatchGrid, cuboids: u32, rng: &mut SampleRng) -> Mask {
         let front = rng.below(grid.t - t + 1);
         let top = rng.below(grid.h - h + 1);
         let left = rng.below(grid.w - w + 1);
-        for z in front..front + t {
-            for y in top..top + h {
-                let at = ((z * grid.h + y) * grid.w + left) as usize;
-                masked[at..at + w as usize].fill(true);
-            }
-        }
+        hide_box(grid, [front, top, left], [t, h, w], &mut masked);
     }
     fitted(grid, masked)
 }

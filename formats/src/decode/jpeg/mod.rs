@@ -330,7 +330,7 @@ fn has_end(bytes: &[u8]) -> bool {
 fn next_marker(bytes: &[u8], at: &mut usize) -> Option<u8> {
     loop {
         let rest = bytes.get(*at..)?;
-        *at += rest.iter().position(|&b| b == 0xff)? + 1;
+        *at += memchr::memchr(0xff, rest)? + 1;
         match bytes.get(*at)? {
             0x00 => *at += 1,
             0xff => {}

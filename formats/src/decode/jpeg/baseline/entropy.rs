@@ -151,40 +151,26 @@ fn extended(bits: u32, size: u32) -> i32 {
     bits as i32 - if is_negative { (1 << size) - 1 } else { 0 }
 }
 
-/// Copies entropy-coded bytes without their stuffing up to the next marker; returns the position of
-/// the marker's number, or `None` where there is none.
-pub(super) fn unstuffed(jpeg: &[u8], mut at: usize, out: &mut Vec<u8>) -> Option<usize> {
+/// Copies entropy-coded bytes without their stuffing up to the next marker, which is returned and `at`
+/// moved behind, as by [`next_marker`](super::super::next_marker).
+pub(super) fn unstuffed(jpeg: &[u8], at: &mut usize, out: &mut Vec<u8>) -> Option<u8> {
     out.clear();
     loop {
-        let rest = jpeg.get(at..)?;
+        let rest = jpeg.get(*at..)?;
         let length = memchr::memchr(0xff, rest)?;
         out.extend_from_slice(&rest[..length]);
-        at = after_fill(jpeg, at + length);
-        if *jpeg.get(at)? != 0 {
-            return Some(at);
+        *at += length;
+        // Fill bytes before a marker, too.
+        while *jpeg.get(*at)? == 0xff {
+            *at += 1;
+        }
+        let marker = jpeg[*at];
+        *at += 1;
+        if marker != 0 {
+            return Some(marker);
         }
         out.push(0xff);
-        at += 1;
     }
-}
-
-/// As [`unstuffed`], without a copy.
-pub(super) fn next_marker(jpeg: &[u8], mut at: usize) -> Option<usize> {
-    loop {
-        at = after_fill(jpeg, at + memchr::memchr(0xff, jpeg.get(at..)?)?);
-        if *jpeg.get(at)? != 0 {
-            return Some(at);
-        }
-        at += 1;
-    }
-}
-
-/// The position after the 0xff at `at` and those that follow it.
-fn after_fill(jpeg: &[u8], mut at: usize) -> usize {
-    while jpeg.get(at) == Some(&0xff) {
-        at += 1;
-    }
-    at
 }
 
 /// Entropy-coded bits, without stuffing.

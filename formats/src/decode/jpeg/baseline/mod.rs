@@ -161,20 +161,21 @@ impl Baseline {
         let (mut at, mut first, mut restarts) = (header.scan, 0usize, 0u8);
         loop {
             let range = first..first.saturating_add(interval).min(units.end());
-            if units.any(&range) {
-                at = entropy::unstuffed(jpeg, at, &mut self.segment)?;
+            let marker = if units.any(&range) {
+                let marker = entropy::unstuffed(jpeg, &mut at, &mut self.segment)?;
                 self.segment(header, units, range.clone())?;
+                marker
             } else {
-                at = entropy::next_marker(jpeg, at)?;
-            }
+                super::next_marker(jpeg, &mut at)?
+            };
             first = range.end;
             if first >= units.end() {
                 return Some(());
             }
-            if jpeg[at] != 0xd0 + restarts % 8 {
+            if marker != 0xd0 + restarts % 8 {
                 return None;
             }
-            (at, restarts) = (at + 1, restarts.wrapping_add(1));
+            restarts = restarts.wrapping_add(1);
         }
     }
 

@@ -8,8 +8,9 @@ use tubelet_core::{PatchGrid, PatchSize, Size};
 
 use super::error::Wrong;
 use super::{
-    AugmentFile, ClipRule, ColorSpec, CropRule, Media, Phase, PhaseFile, Recipe, RecipeError,
-    RecipeFile, Region, ShapeFile, Stage, StageFile, TargetSpec, ViewFile, ViewSpec, phase,
+    AugmentFile, ClipRule, ColorSpec, CropRule, Media, Phase, PhaseFile, Pixels, Place, Recipe,
+    RecipeError, RecipeFile, Region, ShapeFile, Stage, StageFile, TargetSpec, ViewFile, ViewSpec,
+    phase,
 };
 use crate::normalise::Normalise;
 use crate::policy::{MaskPolicy, MaskProblem};
@@ -30,6 +31,7 @@ impl Checker<'_> {
         let first = self.first_view(patch, frames)?;
         let augment = self.table.augment.clone().unwrap_or_default();
         let (stage, rows) = (self.stage, self.table.batch_size);
+        let others = self.other_views(patch, frames, &first)?;
         Ok(Recipe {
             name: self.file.name.clone(),
             stage,
@@ -39,7 +41,8 @@ impl Checker<'_> {
             repeats: self.repeats(clip)?,
             clip,
             crops: self.table.crop.crops(),
-            others: self.other_views(patch, frames, &first)?,
+            pixels: self.pixels(std::iter::once(&first).chain(&others))?,
+            others,
             target: self.target(patch, frames, &first.mask)?,
             first,
             erase: augment.erase(stage).map_err(|wrong| self.wrong(wrong))?,
@@ -106,6 +109,25 @@ impl Checker<'_> {
             colors,
             mask: self.mask(grid, patch)?,
         })
+    }
+
+    /// Colours of whole source frames need their RGB.
+    fn pixels<'v>(
+        &self,
+        views: impl IntoIterator<Item = &'v ViewSpec>,
+    ) -> Result<Pixels, RecipeError> {
+        let of_source =
+            |view: &ViewSpec| view.colors.as_ref().is_some_and(|c| c.place == Place::Source);
+        let needs_rgb = views.into_iter().any(of_source);
+        match self.table.pixels {
+            Some(Pixels::Fast) if needs_rgb => {
+                let valid = "exact, because colour operations look at the whole source frame";
+                Err(self.error("pixels", "fast", valid))
+            }
+            Some(pixels) => Ok(pixels),
+            None if self.stage == Stage::Pretrain && !needs_rgb => Ok(Pixels::Fast),
+            None => Ok(Pixels::Exact),
+        }
     }
 
     fn colors(

@@ -3,7 +3,7 @@
 use tubelet_core::layout::ViewShape;
 use tubelet_core::{BatchLayout, PatchGrid, PatchSize, Size};
 
-use super::{ClipRule, Media, Phase, Stage, TargetSpec, ViewSpec};
+use super::{ClipRule, Media, Phase, Pixels, Stage, TargetSpec, ViewSpec};
 use crate::erase::EraseSpec;
 use crate::mix::MixSpec;
 use crate::normalise::Normalise;
@@ -27,6 +27,7 @@ pub struct Recipe {
     pub(super) erase: Option<EraseSpec>,
     pub(super) mix: Option<MixSpec>,
     pub(super) phases: Vec<Phase>,
+    pub(super) pixels: Pixels,
 }
 
 impl Recipe {
@@ -98,6 +99,11 @@ impl Recipe {
     /// Which tokens of the first view are hidden.
     pub fn mask(&self) -> &MaskPolicy {
         &self.first.mask
+    }
+
+    /// Arithmetic of the pixels.
+    pub fn pixels(&self) -> Pixels {
+        self.pixels
     }
 
     /// What is predicted.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Checker;
 use super::{
-    AugmentFile, ClipRule, CropRule, Media, Multigrid, NormaliseName, PhaseFile, Recipe,
+    AugmentFile, ClipRule, CropRule, Media, Multigrid, NormaliseName, PhaseFile, Pixels, Recipe,
     RecipeError, Resize, Stage, TargetFile, ViewFile,
 };
 use crate::mask::MaskFile;
@@ -28,6 +28,9 @@ pub struct StageFile {
     pub flip: f64,
     /// How pixels are resized.
     pub resize: Resize,
+    /// Arithmetic of the pixels; absent: `fast` in pre-training where it can be, else `exact`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pixels: Option<Pixels>,
     /// Which tokens are hidden.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<MaskFile>,

@@ -83,7 +83,6 @@ pub(crate) fn draw(
 pub(crate) fn run(args: &PreviewArgs) -> Result<bool> {
     let shards = args.data.open()?;
     let whole = args.recipe.stage(args.stage)?;
-    let recipe = whole.shape(args.epoch, 0);
     let end = (args.first + args.samples).min(shards.len());
     if args.first >= end {
         bail!(Usage(format!("--first {}: the data set has {} samples", args.first, shards.len())));
@@ -91,7 +90,7 @@ pub(crate) fn run(args: &PreviewArgs) -> Result<bool> {
     let mut strips = Vec::new();
     for n in args.first..end {
         let name = shards.record(n).name;
-        match draw_sample(args, shards.as_ref(), recipe, n) {
+        match draw_sample(args, shards.as_ref(), &whole, n) {
             Ok(strip) => {
                 eprintln!("sample {n}: {name}");
                 strips.push(strip);
@@ -104,7 +103,7 @@ pub(crate) fn run(args: &PreviewArgs) -> Result<bool> {
     }
     let picture = stack(&strips);
     picture.save(&args.output).with_context(|| args.output.display().to_string())?;
-    eprintln!("rows: {}; written to {}", views::legend(recipe), args.output.display());
+    eprintln!("rows: {}; written to {}", views::legend(&whole), args.output.display());
     Ok(true)
 }
 
@@ -122,13 +121,14 @@ fn draw_sample(
         Some(info) => info.as_ref().clone(),
         None => decoder.probe(bytes)?,
     };
+    let recipe = recipe.shape_for(args.epoch, 0, info.size);
     let sample = SampleId(n as u64);
     let key = SampleKey { seed: args.seed, epoch: args.epoch, sample, repeat: 0 };
     let plan = recipe.plan(key, &info)?;
     let want = FrameRequest { frames: plan.frames(), region: None };
     decoder.decode(bytes, &info, &want, &mut clip)?;
 
-    let layout = recipe.layout_of(args.epoch, 1);
+    let layout = recipe.rows_layout(1);
     let memory = Heap.allocate(layout.bytes)?;
     // SAFETY: the buffer has the layout's bytes, the layout one row, and nothing else refers to it.
     let mut row = unsafe { RowMut::from_raw(&layout, memory.as_ptr(), 0) };

@@ -67,7 +67,7 @@ mod tests {
     fn overrides_change_one_key_and_are_checked() {
         let set = |item: &str| recipe("mae-vit-b", &[item.to_owned()]);
         let file = set("pretrain.batch_size=16").expect("valid");
-        assert_eq!(file.pretrain.batch_size, 16);
+        assert_eq!(file.pretrain.batch_size, Some(16));
         assert_eq!(file.finetune, recipe("mae-vit-b", &[]).expect("valid").finetune);
         for (item, says) in [
             ("pretrain.mask.ratio=1.5", "between 0 and 1"),

@@ -198,6 +198,9 @@ impl ModelConfig {
         if !recipe.phases().is_empty() {
             return refuse("phases", "the networks here have one input size; leave phases out");
         }
+        if recipe.buckets().is_some() {
+            return refuse("buckets", "the networks here have one input size; leave buckets out");
+        }
         if recipe.views().count() > 1 {
             return refuse("views", "no method here reads further views; leave them out");
         }

@@ -85,14 +85,17 @@ pub struct RecipeFile {
     pub patch: [u32; 3],
     /// Mean and standard deviation of the pixels.
     pub normalise: NormaliseName,
-    /// The trainer's table; not looked at here.
+    /// The trainer's table; not looked at here. Absent where the recipe describes data alone.
+    #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
     pub model: toml::Table,
     /// Masked pre-training.
     pub pretrain: StageFile,
     /// Supervised fine-tuning.
-    pub finetune: StageFile,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finetune: Option<StageFile>,
     /// Evaluation.
-    pub eval: StageFile,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval: Option<StageFile>,
 }
 
 impl RecipeFile {
@@ -112,7 +115,7 @@ impl RecipeFile {
         let text = toml::to_string(&table).map_err(|e| syntax(e.to_string()))?;
         let file: Self =
             toml::from_str(&text).map_err(|e| syntax(e.to_string().trim_end().to_owned()))?;
-        for stage in Stage::ALL {
+        for stage in file.stages() {
             file.stage(stage)?;
         }
         Ok(file)
@@ -123,21 +126,36 @@ impl RecipeFile {
         toml::to_string(self).unwrap_or_else(|e| format!("# cannot be written: {e}\n"))
     }
 
+    /// The stages it has.
+    pub fn stages(&self) -> impl Iterator<Item = Stage> {
+        Stage::ALL.into_iter().filter(|stage| self.stage_file(*stage).is_some())
+    }
+
     /// One stage as it is in the file.
-    pub fn stage_file(&self, stage: Stage) -> &StageFile {
+    pub fn stage_file(&self, stage: Stage) -> Option<&StageFile> {
         match stage {
-            Stage::Pretrain => &self.pretrain,
-            Stage::Finetune => &self.finetune,
-            Stage::Eval => &self.eval,
+            Stage::Pretrain => Some(&self.pretrain),
+            Stage::Finetune => self.finetune.as_ref(),
+            Stage::Eval => self.eval.as_ref(),
         }
     }
 
     /// Resolves and checks one stage.
     ///
     /// # Errors
-    /// When a value is impossible: the error names the key, the value and what would be valid.
+    /// When the recipe has no such stage or a value is impossible: the error names the key, the value
+    /// and what would be valid.
     pub fn stage(&self, stage: Stage) -> Result<Recipe, RecipeError> {
-        let checker = Checker { file: self, stage, table: self.stage_file(stage), out: None };
+        let table = self.stage_file(stage).ok_or_else(|| {
+            let has: Vec<&str> = self.stages().map(Stage::name).collect();
+            RecipeError::Value {
+                recipe: self.name.clone(),
+                key: stage.name().to_owned(),
+                value: "absent".to_owned(),
+                valid: format!("the recipe describes {} alone", has.join(" and ")),
+            }
+        })?;
+        let checker = Checker { file: self, stage, table, out: None };
         let (phases, buckets) = (checker.phases()?, checker.buckets()?);
         // The first shape speaks for the whole where a shape is not asked for.
         match (phases.first(), &buckets) {

@@ -9,7 +9,7 @@ use tubelet_formats::convert::{
     merge,
 };
 use tubelet_formats::dataset::{self, Layout};
-use tubelet_formats::transcode::{PictureSettings, VideoSettings};
+use tubelet_formats::transcode::{PictureSettings, Pyramid, VideoSettings};
 
 use crate::common::{DataArgs, Usage, bytes_text, default_workers, progress};
 
@@ -73,7 +73,13 @@ pub(crate) struct ConvertArgs {
     /// pictures, 256 for videos]
     #[arg(long, value_name = "PIXELS")]
     short_side: Option<u32>,
-    /// With --images train: JPEG quality, 1 to 100 [default: 90]
+    /// Further encodings of each picture at these shorter sides, where they are below its own: columns
+    /// image_px128 … of Parquet, members .px128.jpg … of tars, folders <split>-px128 … beside
+    /// <split>. The loader takes the smallest that no crop of the sample enlarges from Parquet
+    /// where the recipe says so (--set pretrain.pyramid=true)
+    #[arg(long, value_name = "PIXELS,...", value_delimiter = ',')]
+    pyramid: Vec<u32>,
+    /// With --images train or --pyramid: JPEG quality, 1 to 100 [default: 90]
     #[arg(long, value_name = "Q", value_parser = clap::value_parser!(u8).range(1..=100))]
     quality: Option<u8>,
     /// With a train profile of videos: distance of reference frames, 1, 2, 4, 8 or 16 [default: 2
@@ -134,6 +140,7 @@ impl ConvertArgs {
         Ok(ConvertOptions {
             shard_size: self.shard_size,
             images: self.images()?,
+            pyramid: self.pyramid(),
             video: self.videos()?,
             format: match self.format {
                 FormatArg::Parquet => Format::Parquet,
@@ -158,11 +165,19 @@ impl ConvertArgs {
                 short_side: self.short_side.unwrap_or(usual.short_side),
                 quality: self.quality.unwrap_or(usual.quality),
             })),
-            ImagesArg::Keep if self.quality.is_some() => {
-                bail!(Usage("--quality needs --images train".to_owned()))
+            ImagesArg::Keep if self.quality.is_some() && self.pyramid.is_empty() => {
+                bail!(Usage("--quality needs --images train or --pyramid".to_owned()))
             }
             ImagesArg::Keep => Ok(Images::Keep),
         }
+    }
+
+    fn pyramid(&self) -> Option<Pyramid> {
+        let mut sides = self.pyramid.clone();
+        sides.sort_unstable();
+        sides.dedup();
+        let quality = self.quality.unwrap_or(PictureSettings::default().quality);
+        (!sides.is_empty()).then_some(Pyramid { sides, quality })
     }
 
     fn videos(&self) -> Result<Videos> {

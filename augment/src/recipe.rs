@@ -305,6 +305,10 @@ pub struct StageFile {
     pub flip: f64,
     /// How pixels are resized.
     pub resize: Resize,
+    /// Pictures may be taken from the smaller encodings of a pyramid that shards hold, where no crop
+    /// of the sample is enlarged by that: see [`crate::plan::SamplePlan::at_level`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pyramid: bool,
     /// Which tokens are hidden.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<MaskFile>,
@@ -429,6 +433,7 @@ pub struct Recipe {
     target: TargetSpec,
     erase: Option<EraseSpec>,
     mix: Option<MixSpec>,
+    pyramid: bool,
     phases: Vec<Phase>,
 }
 
@@ -476,6 +481,11 @@ impl Recipe {
     /// How rows are mixed.
     pub fn mix(&self) -> Option<&MixSpec> {
         self.mix.as_ref()
+    }
+
+    /// Whether pictures may be taken from smaller encodings.
+    pub fn pyramid(&self) -> bool {
+        self.pyramid
     }
 
     /// Rows of a batch.
@@ -601,6 +611,7 @@ impl Checker<'_> {
             first,
             erase: augment.erase(stage).map_err(|wrong| self.wrong(wrong))?,
             mix: augment.mix(stage, rows).map_err(|wrong| self.wrong(wrong))?,
+            pyramid: self.table.pyramid,
             phases: Vec::new(),
         })
     }
@@ -759,6 +770,9 @@ impl Checker<'_> {
     fn check_plain_numbers(&self) -> Result<(), RecipeError> {
         if self.table.batch_size == 0 {
             return Err(self.error("batch_size", 0, "must be at least 1"));
+        }
+        if self.table.pyramid && self.file.media == Media::Video {
+            return Err(self.error("pyramid", true, "videos have no smaller encodings"));
         }
         if !(0.0..=1.0).contains(&self.table.flip) {
             return Err(self.error("flip", self.table.flip, "must be a probability, 0 to 1"));

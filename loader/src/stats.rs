@@ -34,6 +34,7 @@ pub(crate) struct Counters {
     pub(crate) bytes: AtomicU64,
     pub(crate) wanted: AtomicU64,
     pub(crate) frames: AtomicU64,
+    pub(crate) levels: AtomicU64,
     pub(crate) dropped: AtomicU64,
     drops: Mutex<BTreeMap<u64, Drop>>,
 }
@@ -73,6 +74,7 @@ impl Counters {
             bytes: load(&self.bytes),
             wanted_frames: load(&self.wanted),
             decoded_frames: load(&self.frames),
+            level_samples: load(&self.levels),
             read_s: seconds(Timer::Read),
             probe_s: seconds(Timer::Probe),
             plan_s: seconds(Timer::Plan),
@@ -121,6 +123,8 @@ pub struct Stats {
     pub wanted_frames: u64,
     /// Pictures that were decoded for them, those included that others lean on.
     pub decoded_frames: u64,
+    /// Samples that a smaller encoding of a pyramid was decoded of.
+    pub level_samples: u64,
     /// Reading encoded bytes.
     pub read_s: f64,
     /// Finding media facts that no index held.

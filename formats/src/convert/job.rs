@@ -15,11 +15,15 @@ use super::{ConvertOptions, Format, Images, OnBroken, Videos};
 use crate::error::{FormatError, FormatErrorKind};
 use crate::index::in_parallel;
 use crate::record::{MediaKind, Record, ShardReader, Span};
+use crate::transcode::Pyramid;
 
 /// Bytes of sources that are read ahead of the file being written.
 const AHEAD_BYTES: u64 = 32 << 20;
 /// Sources that are read ahead of the file being written.
 const AHEAD: usize = 64;
+
+/// Most levels of a pyramid.
+const MAX_LEVELS: usize = 8;
 
 /// One conversion.
 pub(super) struct Job<'a> {
@@ -52,6 +56,7 @@ impl<'a> Job<'a> {
                 shard_size: options.shard_size,
                 format: options.format,
                 images: options.images,
+                pyramid: options.pyramid.clone(),
                 video: options.video,
                 filter: options.filter,
                 kind,
@@ -184,12 +189,13 @@ impl<'a> Job<'a> {
             source: prepared.source,
             payload: (0, String::new()),
             file: None,
+            levels: Vec::new(),
         };
         match prepared.result {
             Ok(payload) => {
                 let hash = format!("{:016x}", xxh3_64(&payload.bytes));
                 record.payload = (payload.bytes.len() as u64, hash);
-                record.file = sink.write(&sample, &payload, &record.payload.1)?;
+                (record.file, record.levels) = sink.write(&sample, &payload, &record.payload.1)?;
                 record.why = payload.note;
                 if let Some((sum, values)) = payload.error {
                     *measured = (measured.0 + sum, measured.1 + values, measured.2 + 1);
@@ -237,6 +243,9 @@ fn check_profiles(
             p.short_side, p.quality
         ));
     }
+    if let Some(pyramid) = &options.pyramid {
+        check_pyramid(kind, pyramid, options.images).or_else(refuse)?;
+    }
     if let Videos::Train(v) = options.video {
         #[cfg(not(feature = "video"))]
         return refuse("this build cannot encode videos (feature `video`)".to_owned());
@@ -251,6 +260,30 @@ fn check_profiles(
         }
     }
     Ok(())
+}
+
+/// Why a pyramid cannot be made.
+fn check_pyramid(kind: MediaKind, pyramid: &Pyramid, images: Images) -> Result<(), String> {
+    let Pyramid { sides, quality } = pyramid;
+    if kind == MediaKind::Video {
+        return Err("these are videos: a pyramid is for pictures".to_owned());
+    }
+    let ascend = sides.windows(2).all(|pair| pair[0] < pair[1]);
+    if !ascend || sides.first().is_none_or(|side| *side == 0) || sides.len() > MAX_LEVELS {
+        return Err(format!(
+            "a pyramid of {sides:?}: up to {MAX_LEVELS} shorter sides, at least 1, ascending"
+        ));
+    }
+    if !(1..=100).contains(quality) {
+        return Err(format!("quality {quality}: use 1 to 100"));
+    }
+    match (images, sides.last()) {
+        (Images::Train(p), Some(last)) if *last >= p.short_side => Err(format!(
+            "a level of {last}, but pictures are limited to {}: levels are smaller",
+            p.short_side
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn hash_of_listing(reader: &dyn ShardReader, sizes: &[u64]) -> String {

@@ -85,7 +85,11 @@ fn take_over(
     to: &Path,
 ) -> Result<(), FormatError> {
     let files: Vec<&str> = match job.settings.format {
-        Format::Folder => shard.samples.iter().filter_map(|s| s.file.as_deref()).collect(),
+        Format::Folder => {
+            let levels = shard.samples.iter().flat_map(|s| &s.levels);
+            let own = shard.samples.iter().filter_map(|s| s.file.as_deref());
+            levels.map(|(file, _)| file.as_str()).chain(own).collect()
+        }
         _ => vec![&shard.file],
     };
     for file in files {
@@ -135,7 +139,8 @@ fn report(job: &JobRecord, shards: &[ShardRecord]) -> ConvertReport {
                         report.notes.push(because());
                     }
                     if job.settings.format == Format::Folder {
-                        report.bytes += sample.payload.0;
+                        let levels = sample.levels.iter().map(|(_, bytes)| bytes);
+                        report.bytes += sample.payload.0 + levels.sum::<u64>();
                     }
                 }
             }

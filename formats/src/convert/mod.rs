@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::FormatError;
 use crate::record::ShardReader;
-use crate::transcode::{PictureSettings, VideoSettings};
+use crate::transcode::{PictureSettings, Pyramid, VideoSettings};
 
 pub use manifest::{MANIFEST, MANIFEST_TABLE, QUARANTINE, merge};
 pub use sink::CLASSES;
@@ -91,6 +91,8 @@ pub struct ConvertOptions {
     pub shard_size: u64,
     /// How pictures are stored.
     pub images: Images,
+    /// Further, smaller encodings of pictures.
+    pub pyramid: Option<Pyramid>,
     /// How videos are stored.
     pub video: Videos,
     /// What is written.
@@ -115,6 +117,7 @@ impl Default for ConvertOptions {
         Self {
             shard_size: SHARD_SIZE,
             images: Images::Keep,
+            pyramid: None,
             video: Videos::Keep,
             format: Format::Parquet,
             filter: Filter::default(),

@@ -1,8 +1,8 @@
 //! One source to one payload.
 
-use tubelet_core::MediaInfo;
 #[cfg(feature = "video")]
 use tubelet_core::Spacing;
+use tubelet_core::{MediaInfo, Size};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::records::{Outcome, Settings};
@@ -11,11 +11,13 @@ use crate::decode::{decoder, sniff};
 use crate::record::{Decoder, MediaKind, Record, ShardReader};
 #[cfg(feature = "video")]
 use crate::transcode::{GOP, VideoSettings, train_video};
-use crate::transcode::{Transcoded, train_picture};
+use crate::transcode::{Transcoded, picture_levels, train_picture};
 
 /// What is stored of a sample.
 pub(super) struct Payload {
     pub(super) bytes: Vec<u8>,
+    /// Smaller encodings, one for each side of the settings.
+    pub(super) levels: Vec<Option<Vec<u8>>>,
     pub(super) info: MediaInfo,
     /// Extension of a file of these bytes.
     pub(super) extension: String,
@@ -74,10 +76,12 @@ impl<'a> Maker<'a> {
             return Err((Outcome::Filtered, why));
         }
         let done = self.transcode(bytes, measure).map_err(broken)?;
+        let (error, note) = (done.error, done.note);
         let Some(new) = done.bytes else {
             let extension = extension(&record.name, bytes);
+            let levels = self.levels(bytes, info.size).map_err(broken)?;
             let bytes = bytes.to_vec();
-            return Ok(Payload { bytes, info, extension, error: done.error, note: done.note });
+            return Ok(Payload { bytes, levels, info, extension, error, note });
         };
         let mut after = self.decoder.probe(&new).map_err(|e| broken(e.to_string()))?;
         if after.frames != info.frames {
@@ -86,7 +90,14 @@ impl<'a> Maker<'a> {
         }
         self.mark(&mut after);
         let extension = if self.is_video() { "mp4" } else { "jpg" }.to_owned();
-        Ok(Payload { bytes: new, info: after, extension, error: done.error, note: done.note })
+        let levels = self.levels(bytes, after.size).map_err(broken)?;
+        Ok(Payload { bytes: new, levels, info: after, extension, error, note })
+    }
+
+    /// The smaller encodings of the picture `bytes`, which is kept in size `stored`.
+    fn levels(&mut self, bytes: &[u8], stored: Size) -> Result<Vec<Option<Vec<u8>>>, String> {
+        let Some(pyramid) = &self.settings.pyramid else { return Ok(Vec::new()) };
+        picture_levels(bytes, self.decoder.as_mut(), stored, pyramid).map_err(|e| e.to_string())
     }
 
     /// The media facts of a sample, scanned from its bytes whatever an index says.

@@ -4,7 +4,8 @@
 //! told by their field's extension. A sample's class comes from `.cls` (a number or a name), from
 //! `label`, `cls` or `class` of `.json`, or from a number in `.txt`. Every medium of a sample is a
 //! sample of its own with the same class; where a data set has videos, pictures beside them are
-//! taken for previews and left out. A field asked for by name overrides both.
+//! taken for previews and left out, and so are the smaller encodings of a pyramid (`.px128.jpg`). A
+//! field asked for by name overrides all of that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -35,7 +36,10 @@ pub(super) fn list(root: &Path, options: &OpenOptions) -> Result<Listing, Format
     let videos = all().any(|i| kind(&i.name) == Some(MediaKind::Video));
     let wanted = |item: &Item| match &options.field {
         Some(field) => field_of(&item.name) == Some(field.as_str()),
-        None => !videos || kind(&item.name) == Some(MediaKind::Video),
+        None => match videos {
+            true => kind(&item.name) == Some(MediaKind::Video),
+            false => !field_of(&item.name).is_some_and(is_level),
+        },
     };
     let classes = class_names(all());
     let numbers = numbers(&classes);
@@ -172,6 +176,12 @@ fn split_name(name: &str) -> Option<(&str, &str)> {
     let dot = base + name[base..].find('.')?;
     let hidden = name[base..].starts_with("__") || dot == base;
     (!hidden && dot + 1 < name.len()).then(|| (&name[..dot], &name[dot + 1..]))
+}
+
+/// Whether a field is a smaller encoding of its sample's picture, as `convert --pyramid` calls it.
+fn is_level(field: &str) -> bool {
+    let side = field.strip_prefix("px").and_then(|rest| rest.strip_suffix(".jpg"));
+    side.is_some_and(|side| !side.is_empty() && side.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn field_of(name: &str) -> Option<&str> {

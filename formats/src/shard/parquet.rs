@@ -28,12 +28,16 @@ use crate::record::{MediaKind, Record, ShardReader, Span};
 /// Columns that may hold payloads, and what they hold.
 const PAYLOADS: [(&str, MediaKind); 2] = [("image", MediaKind::Image), ("video", MediaKind::Video)];
 
+/// Beginning of the names of columns with further, smaller encodings; their shorter side follows.
+pub(crate) const LEVELS: &str = "image_px";
+
 /// One or more Parquet files as a data set.
 pub struct ParquetReader {
     shards: Vec<Shard>,
     /// Number of the first sample of each shard, and of all samples at the end.
     starts: Vec<usize>,
     classes: Vec<String>,
+    sides: Vec<u32>,
 }
 
 /// One file.
@@ -44,6 +48,15 @@ struct Shard {
     leaf: usize,
     kind: MediaKind,
     rows: Vec<Row>,
+    levels: Vec<Level>,
+}
+
+/// A column of smaller encodings.
+struct Level {
+    side: u32,
+    leaf: usize,
+    /// Where they are, empty where a row has none; absent where the file does not tell.
+    payloads: Option<Vec<std::ops::Range<u64>>>,
 }
 
 /// What is known of a row without its payload.
@@ -70,7 +83,11 @@ impl ParquetReader {
             starts.push(starts[starts.len() - 1] + shard.rows.len());
         }
         let classes = shards.iter().map(Shard::classes).find(|c| !c.is_empty()).unwrap_or_default();
-        Ok(Self { shards, starts, classes })
+        let sides = |s: &Shard| s.levels.iter().map(|l| l.side).collect::<Vec<_>>();
+        let mut all = shards.iter().map(sides);
+        let mut sides = all.next().unwrap_or_default();
+        all.for_each(|other| sides.retain(|side| other.contains(side)));
+        Ok(Self { shards, starts, classes, sides })
     }
 
     /// The checksum that row `index` was stored with.
@@ -115,7 +132,33 @@ impl ShardReader for ParquetReader {
             Span::Range { bytes, .. } => self.shards[shard].lend(bytes).map_err(at),
             _ => {
                 let shard = &self.shards[shard];
-                guarded(&shard.path, || shard.decode_row(row, buf)).map_err(at)
+                let found = guarded(&shard.path, || shard.decode_row(row, shard.leaf, buf));
+                let none = || FormatError::malformed(&shard.path, "the row has no bytes");
+                found.and_then(|found| if found { Ok(&buf[..]) } else { Err(none()) }).map_err(at)
+            }
+        }
+    }
+
+    fn level_sides(&self) -> &[u32] {
+        &self.sides
+    }
+
+    fn read_level<'a>(
+        &'a self,
+        record: &Record,
+        side: u32,
+        buf: &'a mut Vec<u8>,
+    ) -> Result<Option<&'a [u8]>, FormatError> {
+        let (shard, row) = self.locate(record.id.0 as usize);
+        let shard = &self.shards[shard];
+        let Some(level) = shard.levels.iter().find(|l| l.side == side) else { return Ok(None) };
+        let at = |e: FormatError| e.at(format!("row {row} ({}), {LEVELS}{side}", record.name));
+        match level.payloads.as_ref().and_then(|p| p.get(row)) {
+            Some(bytes) if bytes.is_empty() => Ok(None),
+            Some(bytes) => shard.lend(bytes).map(Some).map_err(at),
+            None => {
+                let found = guarded(&shard.path, || shard.decode_row(row, level.leaf, buf));
+                Ok(found.map_err(at)?.then_some(&buf[..]))
             }
         }
     }
@@ -140,22 +183,25 @@ impl Shard {
         let (leaf, kind) = payload_leaf(metadata.metadata()).ok_or_else(|| {
             FormatError::malformed(path, "no `image` or `video` column with bytes in it")
         })?;
-        let mut shard = Self { path: path.to_owned(), map, metadata, leaf, kind, rows: Vec::new() };
-        let payloads = shard.payload_ranges();
-        shard.rows = shard.read_facts(payloads)?;
+        let found = level_leaves(metadata.metadata());
+        let (path, rows, levels) = (path.to_owned(), Vec::new(), Vec::new());
+        let mut shard = Self { path, map, metadata, leaf, kind, rows, levels };
+        shard.rows = shard.read_facts(shard.payload_ranges(leaf))?;
+        let level = |(side, leaf)| Level { side, leaf, payloads: shard.payload_ranges(leaf) };
+        shard.levels = found.into_iter().map(level).collect();
         Ok(shard)
     }
 
-    /// The bytes of every payload where the file tells them without reading pages.
-    fn payload_ranges(&self) -> Option<Vec<std::ops::Range<u64>>> {
+    /// The bytes of every payload of a column where the file tells them without reading pages.
+    fn payload_ranges(&self, leaf: usize) -> Option<Vec<std::ops::Range<u64>>> {
         let metadata = self.metadata.metadata();
         let mut ranges = Vec::new();
         for (n, group) in metadata.row_groups().iter().enumerate() {
-            if group.column(self.leaf).compression() != Compression::UNCOMPRESSED {
+            if group.column(leaf).compression() != Compression::UNCOMPRESSED {
                 return None;
             }
             let index = metadata.page_index_for_row_group(n);
-            let pages = index.offset_index(self.leaf)?;
+            let pages = index.offset_index(leaf)?;
             let lengths = pages.unencoded_byte_array_data_bytes()?;
             let locations = pages.page_locations();
             if locations.len() != group.num_rows() as usize || lengths.len() != locations.len() {
@@ -176,7 +222,9 @@ impl Shard {
         payloads: Option<Vec<std::ops::Range<u64>>>,
     ) -> Result<Vec<Row>, FormatError> {
         let schema = self.metadata.metadata().file_metadata().schema_descr();
-        let others = (0..schema.num_columns()).filter(|leaf| *leaf != self.leaf);
+        let levels = level_leaves(self.metadata.metadata());
+        let is_payload = |leaf: usize| leaf == self.leaf || levels.iter().any(|l| l.1 == leaf);
+        let others = (0..schema.num_columns()).filter(|leaf| !is_payload(*leaf));
         let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(
             self.map.clone(),
             self.metadata.clone(),
@@ -233,8 +281,9 @@ impl Shard {
         Ok(payload)
     }
 
-    /// The payload of `row` through the Parquet library.
-    fn decode_row<'a>(&self, row: usize, buf: &'a mut Vec<u8>) -> Result<&'a [u8], FormatError> {
+    /// The payload of `row` in the column `leaf`, through the Parquet library, into `buf`; false where
+    /// it is null.
+    fn decode_row(&self, row: usize, leaf: usize, buf: &mut Vec<u8>) -> Result<bool, FormatError> {
         let metadata = self.metadata.metadata();
         let (mut group, mut inside) = (0, row);
         while let Some(rows) = metadata.row_groups().get(group).map(|g| g.num_rows() as usize) {
@@ -251,7 +300,7 @@ impl Shard {
             self.metadata.clone(),
         )
         .with_row_groups(vec![group])
-        .with_projection(ProjectionMask::leaves(schema, [self.leaf]))
+        .with_projection(ProjectionMask::leaves(schema, [leaf]))
         .with_row_selection(selection)
         .build()
         .map_err(|e| parquet_error(&self.path, &e))?;
@@ -259,11 +308,10 @@ impl Shard {
             Some(batch) => batch.map_err(|e| parquet_error(&self.path, &e))?,
             None => return Err(FormatError::malformed(&self.path, "the row is not there")),
         };
-        let payload = payload_value(&batch)
-            .ok_or_else(|| FormatError::malformed(&self.path, "the row has no bytes"))?;
         buf.clear();
-        buf.extend_from_slice(payload);
-        Ok(buf)
+        let payload = payload_value(&batch);
+        buf.extend_from_slice(payload.unwrap_or_default());
+        Ok(payload.is_some())
     }
 
     /// Class names from Hugging Face's schema metadata.
@@ -328,6 +376,19 @@ fn payload_leaf(metadata: &ParquetMetaData) -> Option<(usize, MediaKind)> {
         })?;
         Some((leaf, kind))
     })
+}
+
+/// The leaf columns of smaller encodings by their shorter sides, ascending.
+fn level_leaves(metadata: &ParquetMetaData) -> Vec<(u32, usize)> {
+    let schema = metadata.file_metadata().schema_descr();
+    let side = |leaf: usize| -> Option<u32> {
+        let path = schema.column(leaf).path().string();
+        path.strip_prefix(LEVELS)?.strip_suffix(".bytes")?.parse().ok()
+    };
+    let mut levels: Vec<(u32, usize)> =
+        (0..schema.num_columns()).filter_map(|leaf| Some((side(leaf)?, leaf))).collect();
+    levels.sort_unstable();
+    levels
 }
 
 fn payload_value(batch: &RecordBatch) -> Option<&[u8]> {

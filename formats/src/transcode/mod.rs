@@ -19,7 +19,7 @@ use tubelet_core::Size;
 
 use crate::error::DecodeError;
 
-pub use picture::train_picture;
+pub use picture::{picture_levels, train_picture};
 #[cfg(feature = "video")]
 pub use video::train_video;
 
@@ -36,6 +36,21 @@ impl Default for PictureSettings {
     fn default() -> Self {
         Self { short_side: 512, quality: 90 }
     }
+}
+
+/// Further, smaller encodings of pictures.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pyramid {
+    /// Their shorter sides in pixels, ascending. A picture has those that are below its own.
+    pub sides: Vec<u32>,
+    /// JPEG quality, 1 to 100.
+    pub quality: u8,
+}
+
+/// Size of the encoding of shorter side `side` that a picture of size `stored` has: both sides the
+/// nearest whole pixels.
+pub fn level_size(stored: Size, side: u32) -> Size {
+    limited(stored, side, 1)
 }
 
 /// How videos are re-encoded.

@@ -5,7 +5,8 @@ use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use tubelet_core::{Clip, Size};
 
-use super::{PictureSettings, TranscodeError, Transcoded, limited, squared_error};
+use super::{PictureSettings, Pyramid, TranscodeError, Transcoded};
+use super::{level_size, limited, squared_error};
 use crate::record::{Decoder, FrameRequest};
 
 /// Re-encodes a picture whose shorter side is larger than the limit; others are good as they are.
@@ -35,6 +36,35 @@ pub fn train_picture(
         error = Some((squared_error(&pixels, clip.nth(0)), pixels.len() as u64));
     }
     Ok(Transcoded { bytes: Some(bytes), error, note: None })
+}
+
+/// The smaller encodings of a picture, one for each side of `pyramid`; `None` for sides that are not
+/// below the shorter side of `stored`, the size under which the picture itself is kept. All are made
+/// from the pixels of `encoded`.
+///
+/// # Errors
+/// When the picture cannot be decoded or the encoder fails.
+pub fn picture_levels(
+    encoded: &[u8],
+    decoder: &mut dyn Decoder,
+    stored: Size,
+    pyramid: &Pyramid,
+) -> Result<Vec<Option<Vec<u8>>>, TranscodeError> {
+    if pyramid.sides.iter().all(|side| *side >= stored.short_side()) {
+        return Ok(vec![None; pyramid.sides.len()]);
+    }
+    let info = decoder.probe(encoded)?;
+    let (want, mut clip) = (FrameRequest { frames: vec![0], region: None }, Clip::new());
+    decoder.decode(encoded, &info, &want, &mut clip)?;
+    let level = |side: &u32| {
+        if *side >= stored.short_side() {
+            return Ok(None);
+        }
+        let size = level_size(stored, *side);
+        let pixels = resized(clip.nth(0), info.size, size)?;
+        jpeg_with_restarts(&pixels, size, pyramid.quality).map(Some)
+    };
+    pyramid.sides.iter().map(level).collect()
 }
 
 /// Packed RGB resized as Pillow's bicubic filter (a = -0.5, widened when shrinking) does.

@@ -128,3 +128,87 @@ fn no_byte_of_a_footer_panics() {
         }
     }
 }
+
+fn flat(size: Size, grey: u8) -> Vec<u8> {
+    encode_jpeg(&vec![grey; size.area() * 3], size, 95).expect("encodes")
+}
+
+/// Every picture has the levels below its own size, under all formats; verify looks at them.
+#[cfg(feature = "turbojpeg")]
+#[test]
+fn pyramids_hold_what_is_smaller_than_the_picture() {
+    use crate::convert::Format;
+    use crate::transcode::{Pyramid, level_size};
+    let sizes = [Size::new(90, 70), Size::new(40, 33), Size::new(16, 300), Size::new(32, 64)];
+    let names = |n: usize| format!("c{}/{n}.jpg", n % 2);
+    let sample = |(n, size): (usize, &Size)| (names(n), Some(n as u32), flat(*size, 50 * n as u8));
+    let samples: Vec<Sample> = sizes.iter().enumerate().map(sample).collect();
+    let root = tempfile::tempdir().expect("folder");
+    let pyramid = Some(Pyramid { sides: vec![16, 32, 64], quality: 80 });
+    let made = |format, name: &str| {
+        let out = root.path().join(name);
+        std::fs::create_dir_all(&out).expect("folder");
+        let options = ConvertOptions { format, pyramid: pyramid.clone(), ..Default::default() };
+        let reader = Memory(samples.clone());
+        convert(&reader, "memory", &out, &options, &|_, _| ()).expect("converts");
+        out
+    };
+    let out = made(Format::Parquet, "parquet");
+    let reader = ParquetReader::open(&out, "train").expect("opens");
+    assert_eq!(reader.level_sides(), [16, 32, 64]);
+    let (mut buf, mut decoder) = (Vec::new(), crate::decoder());
+    for (n, size) in sizes.iter().enumerate() {
+        let record = reader.record(n);
+        assert_eq!(reader.read(&record, &mut buf).expect("read"), samples[n].2);
+        for side in [16, 32, 64, 128] {
+            let level = reader.read_level(&record, side, &mut buf).expect("read");
+            let there = side < size.short_side() && side != 128;
+            assert_eq!(level.is_some(), there, "{size}, {side}");
+            let Some(level) = level else { continue };
+            let info = decoder.probe(level).expect("a picture");
+            assert_eq!(info.size, level_size(*size, side));
+            let mut clip = tubelet_core::Clip::new();
+            let want = crate::FrameRequest { frames: vec![0], region: None };
+            decoder.decode(level, &info, &want, &mut clip).expect("decodes");
+            assert!(clip.nth(0).iter().all(|v| v.abs_diff(50 * n as u8) < 3), "{size}, {side}");
+        }
+    }
+    let report = crate::verify::verify(&out, 1, true, &|_, _| ()).expect("verifies");
+    assert_eq!((report.rows, report.problems), (4, vec![]));
+
+    let out = made(Format::Webdataset, "tar");
+    let count = |field: Option<&str>| {
+        let field = field.map(str::to_owned);
+        let options = crate::OpenOptions { field, ..Default::default() };
+        crate::open(&out, &options).expect("opens").len()
+    };
+    assert_eq!((count(None), count(Some("px16.jpg")), count(Some("px32.jpg"))), (4, 3, 2));
+    let out = made(Format::Folder, "folder");
+    for (split, count) in [("train", 4), ("train-px16", 3), ("train-px64", 1)] {
+        let options = crate::OpenOptions { split: split.to_owned(), ..Default::default() };
+        assert_eq!(crate::open(&out, &options).expect("opens").len(), count, "{split}");
+    }
+}
+
+#[test]
+fn pyramids_that_cannot_be_are_refused() {
+    use crate::convert::Images;
+    use crate::transcode::{PictureSettings, Pyramid};
+    let train = Images::Train(PictureSettings { short_side: 64, quality: 90 });
+    let cases: [(&[u32], u8, Images, &str); 5] = [
+        (&[], 90, Images::Keep, "at least 1, ascending"),
+        (&[32, 32], 90, Images::Keep, "ascending"),
+        (&[0, 32], 90, Images::Keep, "at least 1"),
+        (&[32], 0, Images::Keep, "use 1 to 100"),
+        (&[32, 64], 90, train, "levels are smaller"),
+    ];
+    for (sides, quality, images, says) in cases {
+        let root = tempfile::tempdir().expect("folder");
+        let pyramid = Some(Pyramid { sides: sides.to_vec(), quality });
+        let options = ConvertOptions { pyramid, images, ..Default::default() };
+        let reader = Memory(vec![("a".to_owned(), None, jpeg(1))]);
+        let error = convert(&reader, "memory", root.path(), &options, &|_, _| ());
+        let error = error.expect_err("refused").to_string();
+        assert!(error.contains(says), "{error}");
+    }
+}

@@ -9,7 +9,7 @@ use tubelet_formats::convert::{
     merge,
 };
 use tubelet_formats::dataset::{self, Layout};
-use tubelet_formats::transcode::{PictureSettings, Pyramid, VideoSettings};
+use tubelet_formats::transcode::{PictureSettings, Pyramid, Rate, VideoSettings};
 
 use crate::common::{DataArgs, Usage, bytes_text, default_workers, progress};
 
@@ -89,6 +89,11 @@ pub(crate) struct ConvertArgs {
     /// With a train profile of videos: x264's constant rate factor, 0 to 51 [default: 23]
     #[arg(long, value_name = "CRF", value_parser = clap::value_parser!(u32).range(0..=51))]
     crf: Option<u32>,
+    /// With a train profile of videos: a constant number of frames per second, such as 25, 12.5 or
+    /// 30000/1001; each tick shows the frame whose time is nearest at or before it, as FFmpeg's fps
+    /// filter chooses with round=near [default: the source's own times]
+    #[arg(long, value_name = "FPS")]
+    fps: Option<Rate>,
     /// With a train profile of videos: leave the sound out instead of copying it
     #[arg(long)]
     drop_audio: bool,
@@ -187,6 +192,7 @@ impl ConvertArgs {
                 ("--stride", self.stride.is_some()),
                 ("--crf", self.crf.is_some()),
                 ("--drop-audio", self.drop_audio),
+                ("--fps", self.fps.is_some()),
                 ("--short-side", self.short_side.is_some() && self.images == ImagesArg::Keep),
             ];
             if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
@@ -201,6 +207,7 @@ impl ConvertArgs {
             crf: self.crf.unwrap_or(usual.crf),
             small: self.video == VideoArg::TrainSmall,
             drop_audio: self.drop_audio,
+            fps: self.fps,
         }))
     }
 

@@ -252,6 +252,9 @@ fn check_profiles(
         if !matches!(v.stride, 1 | 2 | 4 | 8 | 16) {
             return refuse(format!("stride {}: use 1, 2, 4, 8 or 16", v.stride));
         }
+        if let Some(fps) = v.fps.filter(|fps| !fps.is_usable()) {
+            return refuse(format!("{}/{} frames per second", fps.frames, fps.seconds));
+        }
         if v.short_side < 2 || v.crf > 51 {
             return refuse(format!(
                 "a shorter side of {} and CRF {}: at least 2, and 0 to 51",

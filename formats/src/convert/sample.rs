@@ -84,9 +84,9 @@ impl<'a> Maker<'a> {
             return Ok(Payload { bytes, levels, info, extension, error, note });
         };
         let mut after = self.decoder.probe(&new).map_err(|e| broken(e.to_string()))?;
-        if after.frames != info.frames {
-            let what = format!("{} of {} frames were re-encoded", after.frames, info.frames);
-            return Err(broken(what));
+        let wanted = if self.has_own_rate() { done.frames } else { info.frames };
+        if after.frames != wanted {
+            return Err(broken(format!("{} of {wanted} frames were re-encoded", after.frames)));
         }
         self.mark(&mut after);
         let extension = if self.is_video() { "mp4" } else { "jpg" }.to_owned();
@@ -112,6 +112,11 @@ impl<'a> Maker<'a> {
         Ok(info)
     }
 
+    /// Whether videos get another number of frames than they had.
+    fn has_own_rate(&self) -> bool {
+        matches!(self.settings.video, Videos::Train(video) if self.is_video() && video.fps.is_some())
+    }
+
     fn is_video(&self) -> bool {
         self.settings.kind == MediaKind::Video
     }
@@ -127,7 +132,7 @@ impl<'a> Maker<'a> {
     }
 
     fn transcode(&mut self, bytes: &[u8], measure: bool) -> Result<Transcoded, String> {
-        let kept = Transcoded { bytes: None, error: None, note: None };
+        let kept = Transcoded { bytes: None, error: None, frames: 0, note: None };
         match (self.is_video(), &self.settings.images, &self.settings.video) {
             (false, Images::Train(settings), _) => {
                 train_picture(bytes, self.decoder.as_mut(), settings, measure)

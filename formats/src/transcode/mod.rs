@@ -67,6 +67,47 @@ pub struct VideoSettings {
     pub small: bool,
     /// Leave the sound out.
     pub drop_audio: bool,
+    /// A constant number of frames per second instead of the source's own times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fps: Option<Rate>,
+}
+
+/// Frames per second as a fraction: 30000/1001.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    /// Frames, at least 1.
+    pub frames: u32,
+    /// In so many seconds, at least 1.
+    pub seconds: u32,
+}
+
+impl std::str::FromStr for Rate {
+    type Err = String;
+
+    /// `25`, `30000/1001` or a decimal number such as `12.5`; at most 1000 a second.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("`{text}` is no frame rate: write 25, 12.5 or 30000/1001, at most 1000");
+        let (frames, seconds) = match (text.split_once('/'), text.split_once('.')) {
+            (Some((frames, seconds)), _) => (frames.parse().ok(), seconds.parse().ok()),
+            (None, Some((whole, part))) if part.len() <= 4 => {
+                let digits = 10u32.pow(part.len() as u32);
+                (format!("{whole}{part}").parse().ok(), Some(digits))
+            }
+            _ => (text.parse().ok(), Some(1)),
+        };
+        let (frames, seconds): (u32, u32) = frames.zip(seconds).ok_or_else(wrong)?;
+        let rate = Self { frames, seconds };
+        if rate.is_usable() { Ok(rate) } else { Err(wrong()) }
+    }
+}
+
+impl Rate {
+    /// Whether it is above zero and at most 1000 frames a second.
+    pub fn is_usable(self) -> bool {
+        let (frames, seconds) = (u64::from(self.frames), u64::from(self.seconds));
+        frames > 0 && seconds > 0 && frames <= 1000 * seconds && frames <= 1 << 20
+    }
 }
 
 /// Pictures of a closed group: a key picture comes at every 32nd.
@@ -74,7 +115,7 @@ pub const GOP: u32 = 32;
 
 impl Default for VideoSettings {
     fn default() -> Self {
-        Self { short_side: 256, stride: 4, crf: 23, small: false, drop_audio: false }
+        Self { short_side: 256, stride: 4, crf: 23, small: false, drop_audio: false, fps: None }
     }
 }
 
@@ -86,6 +127,8 @@ pub struct Transcoded {
     /// Mean squared error per value of brightness, and their number, where it was asked for:
     /// against the source after resizing.
     pub error: Option<(f64, u64)>,
+    /// Frames in it; for pictures and what stays as it is, 0.
+    pub frames: u32,
     /// What was lost beside pixels, for the report.
     pub note: Option<String>,
 }
@@ -146,6 +189,17 @@ mod tests {
         assert_eq!(limited(Size::new(101, 75), 256, 2), Size::new(100, 74));
         assert_eq!(limited(Size::new(1, 1), 256, 2), Size::new(2, 2));
         assert_eq!(limited(Size::new(600, 800), 512, 1), Size::new(512, 683));
+    }
+
+    #[test]
+    fn rates_are_read() {
+        let rate = |text: &str| text.parse::<Rate>().map(|r| (r.frames, r.seconds));
+        assert_eq!(rate("25"), Ok((25, 1)));
+        assert_eq!(rate("30000/1001"), Ok((30_000, 1001)));
+        assert_eq!(rate("12.50"), Ok((1250, 100)));
+        for wrong in ["0", "-1", "1/0", "x", "1001", "1.2.3", "25fps", "", "1e3", "99999999/1"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

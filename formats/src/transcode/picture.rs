@@ -22,7 +22,7 @@ pub fn train_picture(
 ) -> Result<Transcoded, TranscodeError> {
     let info = decoder.probe(encoded)?;
     if info.size.short_side() <= settings.short_side {
-        return Ok(Transcoded { bytes: None, error: None, note: None });
+        return Ok(Transcoded { bytes: None, error: None, frames: 0, note: None });
     }
     let (want, mut clip) = (FrameRequest { frames: vec![0], region: None }, Clip::new());
     decoder.decode(encoded, &info, &want, &mut clip)?;
@@ -35,7 +35,7 @@ pub fn train_picture(
         decoder.decode(&bytes, &info, &want, &mut clip)?;
         error = Some((squared_error(&pixels, clip.nth(0)), pixels.len() as u64));
     }
-    Ok(Transcoded { bytes: Some(bytes), error, note: None })
+    Ok(Transcoded { bytes: Some(bytes), error, frames: 0, note: None })
 }
 
 /// The smaller encodings of a picture, one for each side of `pyramid`; `None` for sides that are not

@@ -11,7 +11,9 @@ use tubelet_formats::convert::{
 use tubelet_formats::dataset::{self, Layout};
 use tubelet_formats::transcode::{PictureSettings, Pyramid, Rate, VideoSettings};
 
-use crate::common::{DataArgs, Usage, bytes_text, default_workers, progress};
+use tubelet_formats::{OpenOptions, open};
+
+use crate::common::{DataArgs, Usage, bytes_text, default_workers, progress, report_missing};
 
 /// How pictures are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -224,7 +226,9 @@ impl ConvertArgs {
 
 pub(crate) fn run(args: &ConvertArgs) -> Result<bool> {
     let options = args.options()?;
-    let shards = args.data.open()?;
+    let usual = args.data.how.options("train");
+    let shards = open(&args.data.path, &OpenOptions { stream: !usual.unpack, ..usual })?;
+    report_missing(shards.as_ref());
     let bar = progress(shards.len() as u64, "converting");
     let source = args.data.path.display().to_string();
     let report = convert(shards.as_ref(), &source, &args.output, &options, &|done, total| {

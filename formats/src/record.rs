@@ -82,6 +82,12 @@ pub trait ShardReader: Send + Sync {
     /// Class names in label order; empty where the data set has none.
     fn classes(&self) -> &[String];
 
+    /// Whether samples are cheap to read only in ascending order, as those of archives are that were
+    /// compressed as a whole.
+    fn in_order(&self) -> bool {
+        false
+    }
+
     /// Shorter sides in pixels of the further, smaller encodings that pictures have here, ascending;
     /// empty where there are none.
     fn level_sides(&self) -> &[u32] {

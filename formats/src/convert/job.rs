@@ -25,6 +25,9 @@ const AHEAD: usize = 64;
 /// Most levels of a pyramid.
 const MAX_LEVELS: usize = 8;
 
+/// A source that was read before its turn; taken once.
+type ReadAhead = Mutex<Option<Result<Vec<u8>, FormatError>>>;
+
 /// One conversion.
 pub(super) struct Job<'a> {
     reader: &'a dyn ShardReader,
@@ -161,16 +164,32 @@ impl<'a> Job<'a> {
         tick: &(dyn Fn() + Sync),
     ) -> Vec<(Record, Prepared)> {
         let first = self.shards[n].start;
+        let read = self.read_ahead(&batch);
         in_parallel(batch.len(), threads, &|_, _| tick(), || {
             let mut maker = Maker::new(self.reader, &self.record.settings);
+            let read = &read;
             move |k| {
                 let index = batch.start + k;
                 let record = self.reader.record(index);
                 let measure = index == first || xxh3_64(record.name.as_bytes()) % 64 == 0;
-                let prepared = maker.make(&record, measure);
+                let here = read.get(k).and_then(|r| r.lock().ok()?.take());
+                let prepared = match here {
+                    Some(read) => maker.make_of(&record, read, measure),
+                    None => maker.make(&record, measure),
+                };
                 (record, prepared)
             }
         })
+    }
+
+    /// The sources of `batch`, read in order, where another order is slow; else none.
+    fn read_ahead(&self, batch: &Range<usize>) -> Vec<ReadAhead> {
+        let read = |n: usize| {
+            let mut buf = Vec::new();
+            let record = self.reader.record(n);
+            Mutex::new(Some(self.reader.read(&record, &mut buf).map(<[u8]>::to_vec)))
+        };
+        if self.reader.in_order() { batch.clone().map(read).collect() } else { Vec::new() }
     }
 
     /// Adds one sample to a shard, or tells why it is left out.

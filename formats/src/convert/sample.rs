@@ -8,6 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::records::{Outcome, Settings};
 use super::{Images, Videos};
 use crate::decode::{decoder, sniff};
+use crate::error::FormatError;
 use crate::record::{Decoder, MediaKind, Record, ShardReader};
 #[cfg(feature = "video")]
 use crate::transcode::{GOP, VideoSettings, train_video};
@@ -50,7 +51,20 @@ impl<'a> Maker<'a> {
     /// Reads, checks and re-encodes one sample.
     pub(super) fn make(&mut self, record: &Record, measure: bool) -> Prepared {
         let mut buf = std::mem::take(&mut self.buf);
-        let prepared = match self.reader.read(record, &mut buf) {
+        let reader = self.reader;
+        let prepared = self.make_of(record, reader.read(record, &mut buf), measure);
+        self.buf = buf;
+        prepared
+    }
+
+    /// The same for a sample that was read.
+    pub(super) fn make_of<T: AsRef<[u8]>>(
+        &mut self,
+        record: &Record,
+        read: Result<T, FormatError>,
+        measure: bool,
+    ) -> Prepared {
+        match read.as_ref().map(AsRef::as_ref) {
             Ok(bytes) => Prepared {
                 source: (bytes.len() as u64, format!("{:016x}", xxh3_64(bytes))),
                 result: self.payload(record, bytes, measure),
@@ -59,9 +73,7 @@ impl<'a> Maker<'a> {
                 source: (0, String::new()),
                 result: Err((Outcome::Broken, error.kind.to_string())),
             },
-        };
-        self.buf = buf;
-        prepared
+        }
     }
 
     fn payload(

@@ -2,6 +2,7 @@
 
 pub(crate) mod catalogue;
 mod listed;
+pub(crate) mod packed;
 pub mod parquet;
 pub(crate) mod tar;
 pub(crate) mod unpack;
@@ -33,6 +34,10 @@ pub struct OpenOptions {
     pub field: Option<String>,
     /// Whether archives without random access may be decompressed once to files beside them.
     pub unpack: bool,
+    /// Whether archives without random access may be read as they are. The samples then come in the
+    /// order of the archives, and reading them in another is slow: see
+    /// [`ShardReader::in_order`].
+    pub stream: bool,
 }
 
 impl Default for OpenOptions {
@@ -44,6 +49,7 @@ impl Default for OpenOptions {
             separator: None,
             field: None,
             unpack: false,
+            stream: false,
         }
     }
 }

@@ -16,6 +16,7 @@
 //! | [`transcode`] | pictures and videos made cheap to decode |
 //! | [`encode`] | media for tests and demonstrations |
 
+mod compact;
 pub mod convert;
 pub mod dataset;
 pub mod decode;

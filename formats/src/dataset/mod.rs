@@ -34,6 +34,7 @@ use crate::record::MediaKind;
 use crate::shard::OpenOptions;
 use crate::shard::unpack::packing;
 
+pub use crate::compact::Entries;
 pub use detect::detect;
 
 /// A known way to lay a data set out.
@@ -178,7 +179,7 @@ impl Entry {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
     /// Samples that are on disk, in a fixed order.
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
     /// Archives that entries point into.
     pub archives: Vec<PathBuf>,
     /// Class names in label order; empty where there are none.
@@ -258,6 +259,7 @@ pub fn list(root: &Path, layout: Layout, options: &OpenOptions) -> Result<Listin
         };
         return Err(FormatError::new(root, FormatErrorKind::Layout(what)));
     }
+    listing.entries.shrink();
     Ok(listing)
 }
 

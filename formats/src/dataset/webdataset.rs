@@ -43,7 +43,6 @@ pub(super) fn list(root: &Path, options: &OpenOptions) -> Result<Listing, Format
     };
     let classes = class_names(all());
     let numbers = numbers(&classes);
-    listing.entries.reserve_exact(all().filter(|i| wanted(i)).count());
     for (path, shard, items) in found {
         for item in &items {
             if item.bytes == NO_MEDIUM {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use memmap2::Mmap;
 use tubelet_core::{MediaInfo, SampleId};
 
+use crate::compact::Facts;
 use crate::dataset::{Entry, Listing, Source};
 use crate::error::FormatError;
 use crate::frames;
@@ -19,7 +20,7 @@ use crate::shard::unpack::packing;
 pub struct ListedReader {
     listing: Listing,
     archives: Vec<(PathBuf, Archive)>,
-    infos: Vec<Option<Arc<MediaInfo>>>,
+    infos: Facts,
 }
 
 /// An archive that is open.
@@ -46,11 +47,15 @@ impl ListedReader {
                 Ok((path.clone(), archive))
             })
             .collect::<Result<_, FormatError>>()?;
-        let find = |(n, entry): (usize, &Entry)| match &entry.source {
+        let find = |n: usize, entry: &Entry| match &entry.source {
             Source::Pixels { size, .. } => Some(Arc::new(MediaInfo::picture(*size, "bmp"))),
             _ => index?.find(&entry.name, &span(n, entry)),
         };
-        let infos = listing.entries.iter().enumerate().map(find).collect();
+        let mut infos = Facts::default();
+        for (n, entry) in listing.entries.iter().enumerate() {
+            infos.push(find(n, &entry).as_deref());
+        }
+        infos.shrink();
         Ok(Self { listing, archives, infos })
     }
 
@@ -86,19 +91,19 @@ impl ShardReader for ListedReader {
     }
 
     fn record(&self, index: usize) -> Record {
-        let entry = &self.listing.entries[index];
+        let entry = self.listing.entries.get(index);
         Record {
             id: SampleId(index as u64),
             label: entry.label,
             kind: entry.kind(),
-            info: self.infos[index].clone(),
-            name: entry.name.clone(),
-            span: span(index, entry),
+            info: self.infos.get(index),
+            span: span(index, &entry),
+            name: entry.name,
         }
     }
 
     fn read<'a>(&'a self, record: &Record, buf: &'a mut Vec<u8>) -> Result<&'a [u8], FormatError> {
-        let entry = &self.listing.entries[record.id.0 as usize];
+        let entry = self.listing.entries.get(record.id.0 as usize);
         match &entry.source {
             Source::File(path) => {
                 let error = |e: std::io::Error| FormatError::new(path, e);

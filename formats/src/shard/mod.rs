@@ -4,6 +4,7 @@ pub(crate) mod catalogue;
 mod listed;
 pub(crate) mod packed;
 pub mod parquet;
+mod rows;
 pub(crate) mod tar;
 pub(crate) mod unpack;
 

@@ -6,7 +6,7 @@
 //! library, one row at a time.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::OnceLock;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type};
@@ -19,11 +19,13 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::basic::Compression;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
-use tubelet_core::{MediaInfo, SampleId};
+use tubelet_core::SampleId;
 
 use crate::error::{FormatError, FormatErrorKind};
 use crate::facts::{guarded, info_from_columns, parquet_error};
+use crate::index::{in_parallel, side_path, stamp};
 use crate::record::{MediaKind, Record, ShardReader, Span};
+use crate::shard::rows::{self, Row, Rows, ShardFacts, Stored};
 
 /// Columns that may hold payloads, and what they hold.
 const PAYLOADS: [(&str, MediaKind); 2] = [("image", MediaKind::Image), ("video", MediaKind::Video)];
@@ -36,6 +38,7 @@ pub struct ParquetReader {
     shards: Vec<Shard>,
     /// Number of the first sample of each shard, and of all samples at the end.
     starts: Vec<usize>,
+    rows: Rows,
     classes: Vec<String>,
     sides: Vec<u32>,
 }
@@ -43,57 +46,106 @@ pub struct ParquetReader {
 /// One file.
 struct Shard {
     path: PathBuf,
+    kind: MediaKind,
+    /// Opened when it is first read from.
+    file: OnceLock<File>,
+}
+
+/// An open file.
+struct File {
     map: Bytes,
     metadata: ArrowReaderMetadata,
     leaf: usize,
     kind: MediaKind,
-    rows: Vec<Row>,
-    levels: Vec<Level>,
+    /// Columns of smaller encodings by their shorter sides.
+    levels: Vec<(u32, usize)>,
 }
 
-/// A column of smaller encodings.
-struct Level {
-    side: u32,
-    leaf: usize,
-    /// Where they are, empty where a row has none; absent where the file does not tell.
-    payloads: Option<Vec<std::ops::Range<u64>>>,
-}
-
-/// What is known of a row without its payload.
-struct Row {
-    payload: Option<std::ops::Range<u64>>,
-    label: Option<u32>,
-    name: String,
-    info: Option<Arc<MediaInfo>>,
-    checksum: Option<String>,
-}
+/// Fewest shards whose facts are stored: less open fast as they are.
+const MANY: usize = 16;
 
 impl ParquetReader {
     /// Opens a Parquet file, or the files of `split` in a folder (or its `data` folder): those whose
-    /// name starts with the split's, or all where none does.
+    /// name starts with the split's, or all where none does. What many files of a folder hold is
+    /// stored in its `.tubelet` folder; the files are then looked into when they are first read from.
     ///
     /// # Errors
     /// When there is no such file or one is damaged; the error names it.
     pub fn open(path: &Path, split: &str) -> Result<Self, FormatError> {
-        let files = if path.is_file() { vec![path.to_owned()] } else { shard_files(path, split)? };
-        let open = |p: &PathBuf| guarded(p, || Shard::open(p));
-        let shards = files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-        let mut starts = vec![0];
-        for shard in &shards {
-            starts.push(starts[starts.len() - 1] + shard.rows.len());
+        if path.is_file() {
+            return Self::look_into(&[path.to_owned()]).map(|(reader, _)| reader);
         }
-        let classes = shards.iter().map(Shard::classes).find(|c| !c.is_empty()).unwrap_or_default();
-        let sides = |s: &Shard| s.levels.iter().map(|l| l.side).collect::<Vec<_>>();
-        let mut all = shards.iter().map(sides);
-        let mut sides = all.next().unwrap_or_default();
-        all.for_each(|other| sides.retain(|side| other.contains(side)));
-        Ok(Self { shards, starts, classes, sides })
+        let files = shard_files(path, split)?;
+        if files.len() < MANY {
+            return Self::look_into(&files).map(|(reader, _)| reader);
+        }
+        let stored = side_path(path, &format!("rows-{split}.bin"));
+        if let Some(known) = rows::load(&stored).filter(|known| known.is_of(&files)) {
+            return Ok(Self::known(&files, known));
+        }
+        let (reader, facts) = Self::look_into(&files)?;
+        if let Err(error) = rows::store(&stored, &facts, &reader.classes, &reader.rows) {
+            tracing::debug!("not stored: {error}");
+        }
+        Ok(reader)
     }
 
-    /// The checksum that row `index` was stored with.
-    pub fn checksum(&self, index: usize) -> Option<&str> {
-        let (shard, row) = self.locate(index);
-        self.shards[shard].rows[row].checksum.as_deref()
+    /// Reads what the files hold, several at a time.
+    fn look_into(files: &[PathBuf]) -> Result<(Self, Vec<ShardFacts>), FormatError> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let found = in_parallel(files.len(), threads, &|_, _| {}, || {
+            |n: usize| {
+                let path = &files[n];
+                let (bytes, time) = stamp(path);
+                let (file, rows) = guarded(path, || {
+                    let file = File::open(path)?;
+                    let rows = file.read_facts(path)?;
+                    Ok((file, rows))
+                })?;
+                let file_name = name_of(path);
+                let (rows_len, kind) = (rows.len(), file.kind);
+                let facts = ShardFacts { file: file_name, bytes, time, rows: rows_len, kind };
+                Ok((facts, file, rows))
+            }
+        });
+        let mut classes = Vec::new();
+        let (mut rows, mut facts, mut opened) = (Rows::default(), Vec::new(), Vec::new());
+        for one in found {
+            let (of_one, file, own) = one?;
+            rows.append(&own);
+            facts.push(of_one);
+            if classes.is_empty() {
+                classes = file.classes();
+            }
+            opened.push(file);
+        }
+        rows.shrink();
+        let reader = Self::known(files, Stored { shards: facts.clone(), classes, rows });
+        for (shard, file) in reader.shards.iter().zip(opened) {
+            let _ = shard.file.set(file);
+        }
+        Ok((reader, facts))
+    }
+
+    /// Files whose rows are known.
+    fn known(files: &[PathBuf], known: Stored) -> Self {
+        let shard = |(path, facts): (&PathBuf, &ShardFacts)| Shard {
+            path: path.clone(),
+            kind: facts.kind,
+            file: OnceLock::new(),
+        };
+        let mut starts = vec![0];
+        for facts in &known.shards {
+            starts.push(starts[starts.len() - 1] + facts.rows);
+        }
+        let shards = files.iter().zip(&known.shards).map(shard).collect();
+        let Stored { classes, rows, .. } = known;
+        Self { shards, starts, sides: rows.sides(), rows, classes }
+    }
+
+    /// The hash that row `index` was stored with.
+    pub fn checksum(&self, index: usize) -> Option<String> {
+        self.rows.hash(index).map(|hash| format!("{hash:016x}"))
     }
 
     /// Shard and row of sample `index`.
@@ -103,6 +155,20 @@ impl ParquetReader {
     }
 }
 
+impl Stored {
+    /// Whether it is about these files as they are now.
+    fn is_of(&self, files: &[PathBuf]) -> bool {
+        let same = |(path, known): (&PathBuf, &ShardFacts)| {
+            name_of(path) == known.file && stamp(path) == (known.bytes, known.time)
+        };
+        files.len() == self.shards.len() && files.iter().zip(&self.shards).all(same)
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 impl ShardReader for ParquetReader {
     fn len(&self) -> usize {
         self.starts.last().copied().unwrap_or(0)
@@ -110,17 +176,16 @@ impl ShardReader for ParquetReader {
 
     fn record(&self, index: usize) -> Record {
         let (shard, row) = self.locate(index);
-        let entry = &self.shards[shard].rows[row];
-        let span = match &entry.payload {
-            Some(bytes) => Span::Range { shard: shard as u32, bytes: bytes.clone() },
+        let span = match self.rows.payload(index) {
+            Some(bytes) => Span::Range { shard: shard as u32, bytes },
             None => Span::Cell { shard: shard as u32, row: row as u64 },
         };
         Record {
             id: SampleId(index as u64),
-            label: entry.label,
+            label: self.rows.label(index),
             kind: self.shards[shard].kind,
-            info: entry.info.clone(),
-            name: entry.name.clone(),
+            info: self.rows.facts.get(index),
+            name: self.rows.names.get(index),
             span,
         }
     }
@@ -128,13 +193,14 @@ impl ShardReader for ParquetReader {
     fn read<'a>(&'a self, record: &Record, buf: &'a mut Vec<u8>) -> Result<&'a [u8], FormatError> {
         let (shard, row) = self.locate(record.id.0 as usize);
         let at = |e: FormatError| e.at(format!("row {row} ({})", record.name));
+        let shard = &self.shards[shard];
+        let file = shard.file().map_err(at)?;
         match &record.span {
-            Span::Range { bytes, .. } => self.shards[shard].lend(bytes).map_err(at),
+            Span::Range { bytes, .. } => file.lend(&shard.path, bytes).map_err(at),
             _ => {
-                let shard = &self.shards[shard];
-                let found = guarded(&shard.path, || shard.decode_row(row, shard.leaf, buf));
+                let found = file.decode_row(&shard.path, row, file.leaf, buf).map_err(at)?;
                 let none = || FormatError::malformed(&shard.path, "the row has no bytes");
-                found.and_then(|found| if found { Ok(&buf[..]) } else { Err(none()) }).map_err(at)
+                if found { Ok(buf) } else { Err(at(none())) }
             }
         }
     }
@@ -149,15 +215,17 @@ impl ShardReader for ParquetReader {
         side: u32,
         buf: &'a mut Vec<u8>,
     ) -> Result<Option<&'a [u8]>, FormatError> {
-        let (shard, row) = self.locate(record.id.0 as usize);
+        let index = record.id.0 as usize;
+        let (shard, row) = self.locate(index);
         let shard = &self.shards[shard];
-        let Some(level) = shard.levels.iter().find(|l| l.side == side) else { return Ok(None) };
         let at = |e: FormatError| e.at(format!("row {row} ({}), {LEVELS}{side}", record.name));
-        match level.payloads.as_ref().and_then(|p| p.get(row)) {
+        let file = shard.file().map_err(at)?;
+        let Some((_, leaf)) = file.levels.iter().find(|(s, _)| *s == side) else { return Ok(None) };
+        match self.rows.level(side, index) {
             Some(bytes) if bytes.is_empty() => Ok(None),
-            Some(bytes) => shard.lend(bytes).map(Some).map_err(at),
+            Some(bytes) => file.lend(&shard.path, &bytes).map(Some).map_err(at),
             None => {
-                let found = guarded(&shard.path, || shard.decode_row(row, level.leaf, buf));
+                let found = file.decode_row(&shard.path, row, *leaf, buf);
                 Ok(found.map_err(at)?.then_some(&buf[..]))
             }
         }
@@ -169,6 +237,17 @@ impl ShardReader for ParquetReader {
 }
 
 impl Shard {
+    /// The file, opened if it is not.
+    fn file(&self) -> Result<&File, FormatError> {
+        if let Some(file) = self.file.get() {
+            return Ok(file);
+        }
+        let file = guarded(&self.path, || File::open(&self.path))?;
+        Ok(self.file.get_or_init(|| file))
+    }
+}
+
+impl File {
     fn open(path: &Path) -> Result<Self, FormatError> {
         let io = |e: std::io::Error| FormatError::new(path, e);
         let file = std::fs::File::open(path).map_err(io)?;
@@ -183,13 +262,8 @@ impl Shard {
         let (leaf, kind) = payload_leaf(metadata.metadata()).ok_or_else(|| {
             FormatError::malformed(path, "no `image` or `video` column with bytes in it")
         })?;
-        let found = level_leaves(metadata.metadata());
-        let (path, rows, levels) = (path.to_owned(), Vec::new(), Vec::new());
-        let mut shard = Self { path, map, metadata, leaf, kind, rows, levels };
-        shard.rows = shard.read_facts(shard.payload_ranges(leaf))?;
-        let level = |(side, leaf)| Level { side, leaf, payloads: shard.payload_ranges(leaf) };
-        shard.levels = found.into_iter().map(level).collect();
-        Ok(shard)
+        let levels = level_leaves(metadata.metadata());
+        Ok(Self { map, metadata, leaf, kind, levels })
     }
 
     /// The bytes of every payload of a column where the file tells them without reading pages.
@@ -217,13 +291,9 @@ impl Shard {
     }
 
     /// Everything but the payloads.
-    fn read_facts(
-        &self,
-        payloads: Option<Vec<std::ops::Range<u64>>>,
-    ) -> Result<Vec<Row>, FormatError> {
+    fn read_facts(&self, path: &Path) -> Result<Rows, FormatError> {
         let schema = self.metadata.metadata().file_metadata().schema_descr();
-        let levels = level_leaves(self.metadata.metadata());
-        let is_payload = |leaf: usize| leaf == self.leaf || levels.iter().any(|l| l.1 == leaf);
+        let is_payload = |leaf: usize| leaf == self.leaf || self.levels.iter().any(|l| l.1 == leaf);
         let others = (0..schema.num_columns()).filter(|leaf| !is_payload(*leaf));
         let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(
             self.map.clone(),
@@ -232,45 +302,37 @@ impl Shard {
         .with_projection(ProjectionMask::leaves(schema, others))
         .with_batch_size(4096)
         .build()
-        .map_err(|e| parquet_error(&self.path, &e))?;
-        let mut rows = Vec::new();
+        .map_err(|e| parquet_error(path, &e))?;
+        let payloads = self.payload_ranges(self.leaf);
+        let sides: Vec<u32> = self.levels.iter().map(|(side, _)| *side).collect();
+        let mut rows = Rows::new(&sides);
         for batch in reader {
-            let batch = batch.map_err(|e| parquet_error(&self.path, &e))?;
+            let batch = batch.map_err(|e| parquet_error(path, &e))?;
             for row in 0..batch.num_rows() {
                 let n = rows.len();
-                rows.push(Row {
-                    payload: payloads.as_ref().and_then(|p| p.get(n).cloned()),
+                rows.push(&Row {
+                    name: &name_at(path, &batch, row, n),
                     label: label_at(&batch, row),
-                    name: self.name_at(&batch, row, n),
-                    info: info_from_columns(&batch, row).map(Arc::new),
-                    checksum: text_at(&batch, "xxh3", row),
+                    info: info_from_columns(&batch, row).as_ref(),
+                    hash: text_at(&batch, "xxh3", row),
+                    payload: payloads.as_ref().and_then(|p| p.get(n)),
                 });
             }
+        }
+        for (side, leaf) in &self.levels {
+            rows.set_level(*side, self.payload_ranges(*leaf).as_deref());
         }
         let expected = self.metadata.metadata().file_metadata().num_rows();
         if rows.len() as i64 != expected {
             let what = format!("{} rows can be read, the footer says {expected}", rows.len());
-            return Err(FormatError::malformed(&self.path, what));
+            return Err(FormatError::malformed(path, what));
         }
         Ok(rows)
     }
 
-    fn name_at(&self, batch: &RecordBatch, row: usize, n: usize) -> String {
-        let paths = PAYLOADS.iter().find_map(|(column, _)| {
-            let group: &StructArray = batch.column_by_name(column)?.as_struct_opt()?;
-            let paths = group.column_by_name("path")?.as_string_opt::<i32>()?;
-            paths.is_valid(row).then(|| paths.value(row).to_owned())
-        });
-        paths.unwrap_or_else(|| {
-            let file = self.path.file_name().unwrap_or_default().to_string_lossy();
-            format!("{file}#{n}")
-        })
-    }
-
     /// The payload at `bytes` of the map, checked against the length stored before it.
-    fn lend(&self, bytes: &std::ops::Range<u64>) -> Result<&[u8], FormatError> {
-        let damaged =
-            || FormatError::malformed(&self.path, "the payload's length does not fit its page");
+    fn lend(&self, path: &Path, bytes: &std::ops::Range<u64>) -> Result<&[u8], FormatError> {
+        let damaged = || FormatError::malformed(path, "the payload's length does not fit its page");
         let (start, end) = (bytes.start as usize, bytes.end as usize);
         let payload = self.map.get(start..end).ok_or_else(damaged)?;
         let prefix =
@@ -283,7 +345,23 @@ impl Shard {
 
     /// The payload of `row` in the column `leaf`, through the Parquet library, into `buf`; false where
     /// it is null.
-    fn decode_row(&self, row: usize, leaf: usize, buf: &mut Vec<u8>) -> Result<bool, FormatError> {
+    fn decode_row(
+        &self,
+        path: &Path,
+        row: usize,
+        leaf: usize,
+        buf: &mut Vec<u8>,
+    ) -> Result<bool, FormatError> {
+        guarded(path, || self.decode_row_unguarded(path, row, leaf, buf))
+    }
+
+    fn decode_row_unguarded(
+        &self,
+        path: &Path,
+        row: usize,
+        leaf: usize,
+        buf: &mut Vec<u8>,
+    ) -> Result<bool, FormatError> {
         let metadata = self.metadata.metadata();
         let (mut group, mut inside) = (0, row);
         while let Some(rows) = metadata.row_groups().get(group).map(|g| g.num_rows() as usize) {
@@ -303,10 +381,10 @@ impl Shard {
         .with_projection(ProjectionMask::leaves(schema, [leaf]))
         .with_row_selection(selection)
         .build()
-        .map_err(|e| parquet_error(&self.path, &e))?;
+        .map_err(|e| parquet_error(path, &e))?;
         let batch = match reader.next() {
-            Some(batch) => batch.map_err(|e| parquet_error(&self.path, &e))?,
-            None => return Err(FormatError::malformed(&self.path, "the row is not there")),
+            Some(batch) => batch.map_err(|e| parquet_error(path, &e))?,
+            None => return Err(FormatError::malformed(path, "the row is not there")),
         };
         buf.clear();
         let payload = payload_value(&batch);
@@ -324,6 +402,15 @@ impl Shard {
         };
         names().unwrap_or_default()
     }
+}
+
+fn name_at(path: &Path, batch: &RecordBatch, row: usize, n: usize) -> String {
+    let paths = PAYLOADS.iter().find_map(|(column, _)| {
+        let group: &StructArray = batch.column_by_name(column)?.as_struct_opt()?;
+        let paths = group.column_by_name("path")?.as_string_opt::<i32>()?;
+        paths.is_valid(row).then(|| paths.value(row).to_owned())
+    });
+    paths.unwrap_or_else(|| format!("{}#{n}", name_of(path)))
 }
 
 /// Whether this is a Parquet file and no manifest.
@@ -419,9 +506,9 @@ fn label_at(batch: &RecordBatch, row: usize) -> Option<u32> {
     u32::try_from(value).ok()
 }
 
-fn text_at(batch: &RecordBatch, name: &str, row: usize) -> Option<String> {
+fn text_at<'a>(batch: &'a RecordBatch, name: &str, row: usize) -> Option<&'a str> {
     let column = batch.column_by_name(name)?.as_string_opt::<i32>()?;
-    column.is_valid(row).then(|| column.value(row).to_owned())
+    column.is_valid(row).then(|| column.value(row))
 }
 
 #[cfg(all(test, feature = "video"))]

@@ -146,6 +146,28 @@ mod tests {
         assert_eq!(std::fs::read(&other).expect("there"), bytes);
         std::fs::write(&path, &packed[..packed.len() / 2]).expect("written");
         assert!(plain(&path, true).expect_err("cut off").to_string().contains(".mds.zstd, byte "));
+        // 40 times `tubelet `, as Brotli packs it.
+        let brotli = [
+            27, 63, 1, 248, 141, 84, 181, 191, 22, 99, 163, 171, 83, 32, 101, 177, 91, 56, 64, 222,
+            116, 0,
+        ];
+        let bytes = b"tubelet ".repeat(40);
+        let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        bzip2.write_all(&bytes).expect("written");
+        let snappy = snap::raw::Encoder::new().compress_vec(&bytes).expect("written");
+        let bzip2 = bzip2.finish().expect("written");
+        for (name, packed) in [("br", &brotli[..]), ("bz2", &bzip2), ("snappy", &snappy)] {
+            let path = root.path().join(format!("shard.00001.mds.{name}"));
+            std::fs::write(&path, packed).expect("written");
+            let plain = plain(&path, true).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(std::fs::read(&plain).expect("there"), bytes, "{name}");
+            std::fs::remove_file(&plain).expect("removed");
+        }
+        let path = root.path().join("lie.snappy");
+        std::fs::write(&path, [0xff, 0xff, 0xff, 0xff, 0x0f, 0]).expect("written");
+        assert!(
+            plain(&path, true).expect_err("refused").to_string().contains("cannot be 4294967295")
+        );
         let xz = plain(Path::new("x.mds.xz"), true).expect_err("not read").to_string();
         assert!(xz.contains("x.mds.xz: compressed by xz"), "{xz}");
         let left = std::fs::read_dir(root.path().join(".tubelet")).expect("folder").count();

@@ -129,6 +129,53 @@ fn no_byte_of_a_footer_panics() {
     }
 }
 
+/// Many shards: what they hold is stored, used while they stay the same, and made again when not.
+#[test]
+fn many_shards_are_looked_into_once() {
+    let sample = |n: u32| (format!("c{}/{n}.jpg", n % 3), Some(n % 3), jpeg(n));
+    let samples: Vec<Sample> = (0..40).map(sample).collect();
+    let root = tempfile::tempdir().expect("folder");
+    let options = ConvertOptions { shard_size: 1, ..ConvertOptions::default() };
+    convert(&Memory(samples.clone()), "memory", root.path(), &options, &|_, _| ()).expect("done");
+    let stored = root.path().join(".tubelet/rows-train.bin");
+    assert!(!stored.is_file());
+    let all = || read_all(root.path());
+    assert_eq!(all().expect("first time"), samples);
+    assert!(stored.is_file());
+    let facts = |reader: &ParquetReader| -> Vec<_> {
+        let of = |n| (reader.record(n).info, reader.checksum(n), reader.record(n).span);
+        (0..reader.len()).map(of).collect()
+    };
+    let second = ParquetReader::open(root.path(), "train").expect("second time");
+    assert!(second.shards.iter().all(|s| s.file.get().is_none()), "a shard was looked into");
+    let files = shard_files(root.path(), "train").expect("shards");
+    let (fresh, _) = ParquetReader::look_into(&files).expect("fresh");
+    assert_eq!(facts(&second), facts(&fresh));
+    assert_eq!(all().expect("second time"), samples);
+
+    // A shard that is replaced, one that goes away, a stored file that is damaged.
+    let other = tempfile::tempdir().expect("folder");
+    let changed = vec![("changed.jpg".to_owned(), None, jpeg(99))];
+    convert(&Memory(changed.clone()), "memory", other.path(), &options, &|_, _| ()).expect("done");
+    let new = shard_files(other.path(), "train").expect("one").remove(0);
+    std::fs::copy(&new, &files[7]).expect("copied");
+    let mut wanted = samples;
+    wanted[7] = changed[0].clone();
+    assert_eq!(all().expect("one is new"), wanted);
+    std::fs::remove_file(&files[0]).expect("removed");
+    wanted.remove(0);
+    assert_eq!(all().expect("one is gone"), wanted);
+    let mut bytes = std::fs::read(&stored).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    std::fs::write(&stored, &bytes).expect("written");
+    assert_eq!(all().expect("made again"), wanted);
+    // Known by size and time, but no shard any more: an error that names it, when it is read.
+    std::fs::remove_file(&files[9]).expect("removed");
+    let gone = second.read(&second.record(9), &mut Vec::new()).expect_err("gone").to_string();
+    assert!(gone.contains("train-00009-of-00040.parquet"), "{gone}");
+}
+
 fn flat(size: Size, grey: u8) -> Vec<u8> {
     encode_jpeg(&vec![grey; size.area() * 3], size, 95).expect("encodes")
 }

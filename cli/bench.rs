@@ -202,7 +202,7 @@ fn report(args: &BenchArgs, measured: &Measured, batch_size: u32, workers: usize
     json!({
         "samples_per_s": *rows as f64 / seconds,
         "decoded_frames_per_sample": stats.decoded_frames as f64 / samples,
-        "decoded_frames_per_wanted": stats.decoded_frames as f64 / stats.wanted_frames.max(1) as f64,
+        "decoded_frames_per_wanted": stats.decoded_per_wanted().unwrap_or(0.0),
         "level_samples": stats.level_samples,
         "bytes_per_s": stats.bytes as f64 / seconds,
         "stages": stages,

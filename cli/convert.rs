@@ -259,8 +259,10 @@ fn print_report(output: &std::path::Path, report: &ConvertReport) {
     print_some("broken", &report.broken);
     print_some("filtered", &report.filtered);
     print_some("note", &report.notes);
-    if let Some((psnr, samples)) = report.psnr {
-        eprintln!("PSNR {psnr:.2} dB over {samples} samples, against the resized sources");
+    if let Some(psnr) = report.quality.psnr() {
+        let ssim = report.quality.ssim().map_or(String::new(), |s| format!(", SSIM {s:.4}"));
+        let samples = report.measured;
+        eprintln!("PSNR {psnr:.2} dB{ssim} over {samples} samples, against the resized sources");
     }
     if report.complete {
         eprintln!(

@@ -115,6 +115,7 @@ fn the_summary_adds_up() {
     let manifest: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(manifest["counts"]["listed"], 6);
     assert!(manifest["quality"]["psnr_db"].as_f64().is_some_and(|db| db > 25.0), "{manifest}");
+    assert!(manifest["quality"]["ssim"].as_f64().is_some_and(|s| s > 0.8 && s < 1.0), "{manifest}");
     let quarantine = std::fs::read_to_string(out.join("quarantine.tsv")).expect("written");
     assert!(quarantine.starts_with("train/idtrain0002") && quarantine.contains("not a video"));
 }

@@ -25,6 +25,8 @@ pub mod encode;
 pub mod error;
 mod facts;
 mod frames;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod index;
 #[cfg(feature = "video")]
 mod mux;

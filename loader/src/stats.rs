@@ -148,6 +148,12 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// Pictures decoded for each wanted frame: 1 where nothing was decoded for others to lean on; absent
+    /// where nothing was decoded.
+    pub fn decoded_per_wanted(&self) -> Option<f64> {
+        (self.wanted_frames > 0).then(|| self.decoded_frames as f64 / self.wanted_frames as f64)
+    }
+
     /// Stages of a worker with their seconds.
     pub fn stages(&self) -> [(&'static str, f64); 5] {
         [

@@ -15,7 +15,7 @@ use super::{ConvertOptions, Format, Images, OnBroken, Videos};
 use crate::error::{FormatError, FormatErrorKind};
 use crate::index::in_parallel;
 use crate::record::{MediaKind, Record, ShardReader, Span};
-use crate::transcode::Pyramid;
+use crate::transcode::{Pyramid, Quality};
 
 /// Bytes of sources that are read ahead of the file being written.
 const AHEAD_BYTES: u64 = 32 << 20;
@@ -112,35 +112,38 @@ impl<'a> Job<'a> {
         let file = self.record.file_name(n);
         let path = self.out.join(&file);
         let mut sink = Sink::create(&temporary(&path), self.out, &self.record)?;
-        let (mut samples, mut measured) = (Vec::new(), (0.0, 0, 0));
+        let (mut samples, mut measured) = (Vec::new(), (Quality::default(), 0));
         for batch in self.batches(n) {
             for (sample, prepared) in self.prepare(batch, n, threads, tick) {
                 let record = self.store(sample, prepared, &mut sink, &mut measured)?;
                 samples.push(record);
             }
         }
-        if measured.2 == 0 {
+        if measured.1 == 0 {
             measured = self.measure_one(n, &samples);
         }
         let (bytes, xxh3) = sink.finish()?;
         if self.options.format != Format::Folder {
             std::fs::rename(temporary(&path), &path).map_err(|e| FormatError::new(&path, e))?;
         }
-        let record = ShardRecord { file, bytes, xxh3, samples, measured };
+        let (quality, measured) = measured;
+        let record = ShardRecord { file, bytes, xxh3, samples, quality, measured };
         write_atomically(&self.record.record_path(self.out, n), to_json(&record).as_bytes())
     }
 
     /// Re-encodes the first sample of shard `n` that was written once more, to measure its error.
     /// For shards whose first sample is left out and that hold none of the drawn ones.
-    fn measure_one(&self, n: usize, samples: &[SampleRecord]) -> (f64, u64, u64) {
+    fn measure_one(&self, n: usize, samples: &[SampleRecord]) -> (Quality, u64) {
         let settings = &self.record.settings;
         let written = samples.iter().position(|s| s.outcome == Outcome::Written);
-        let Some(at) = written.filter(|_| settings.reencodes()) else { return (0.0, 0, 0) };
+        let Some(at) = written.filter(|_| settings.reencodes()) else {
+            return (Quality::default(), 0);
+        };
         let record = self.reader.record(self.shards[n].start + at);
         let prepared = Maker::new(self.reader, settings).make(&record, true);
         match prepared.result {
-            Ok(Payload { error: Some((sum, values)), .. }) => (sum, values, 1),
-            _ => (0.0, 0, 0),
+            Ok(Payload { quality: Some(quality), .. }) => (quality, 1),
+            _ => (Quality::default(), 0),
         }
     }
 
@@ -198,7 +201,7 @@ impl<'a> Job<'a> {
         sample: Record,
         prepared: Prepared,
         sink: &mut Sink,
-        measured: &mut (f64, u64, u64),
+        measured: &mut (Quality, u64),
     ) -> Result<SampleRecord, FormatError> {
         let mut record = SampleRecord {
             name: sample.name.clone(),
@@ -216,8 +219,9 @@ impl<'a> Job<'a> {
                 record.payload = (payload.bytes.len() as u64, hash);
                 (record.file, record.levels) = sink.write(&sample, &payload, &record.payload.1)?;
                 record.why = payload.note;
-                if let Some((sum, values)) = payload.error {
-                    *measured = (measured.0 + sum, measured.1 + values, measured.2 + 1);
+                if let Some(quality) = payload.quality {
+                    measured.0 += quality;
+                    measured.1 += 1;
                 }
             }
             Err((Outcome::Broken, why)) if self.options.on_error == OnBroken::Fail => {

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::FormatError;
 use crate::record::ShardReader;
-use crate::transcode::{PictureSettings, Pyramid, VideoSettings};
+use crate::transcode::{PictureSettings, Pyramid, Quality, VideoSettings};
 
 pub use manifest::{MANIFEST, MANIFEST_TABLE, QUARANTINE, merge};
 pub use sink::CLASSES;
@@ -159,8 +159,10 @@ pub struct ConvertReport {
     pub planned: usize,
     /// Their bytes.
     pub bytes: u64,
-    /// Peak signal-to-noise ratio in decibels over the measured samples, and their number.
-    pub psnr: Option<(f64, u64)>,
+    /// How far re-encoded samples are from their sources, over those that were measured.
+    pub quality: Quality,
+    /// How many were.
+    pub measured: u64,
     /// Whether all shards of all tasks are there and the manifest was written.
     pub complete: bool,
 }

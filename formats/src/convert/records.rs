@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Filter, Format, Images, Videos};
 use crate::error::{FormatError, FormatErrorKind};
 use crate::record::MediaKind;
-use crate::transcode::Pyramid;
+use crate::transcode::{Pyramid, Quality};
 
 /// Folder of the records inside the output.
 pub(crate) const FOLDER: &str = ".tubelet";
@@ -64,8 +64,9 @@ pub(crate) struct ShardRecord {
     pub(crate) bytes: u64,
     pub(crate) xxh3: String,
     pub(crate) samples: Vec<SampleRecord>,
-    /// Sum of squared errors, values and samples that were measured.
-    pub(crate) measured: (f64, u64, u64),
+    /// How far payloads are from their sources, and how many were measured for that.
+    pub(crate) quality: Quality,
+    pub(crate) measured: u64,
 }
 
 /// What became of a sample.

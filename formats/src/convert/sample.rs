@@ -12,7 +12,7 @@ use crate::error::FormatError;
 use crate::record::{Decoder, MediaKind, Record, ShardReader};
 #[cfg(feature = "video")]
 use crate::transcode::{GOP, VideoSettings, train_video};
-use crate::transcode::{Transcoded, picture_levels, train_picture};
+use crate::transcode::{Quality, Transcoded, picture_levels, train_picture};
 
 /// What is stored of a sample.
 pub(super) struct Payload {
@@ -22,8 +22,8 @@ pub(super) struct Payload {
     pub(super) info: MediaInfo,
     /// Extension of a file of these bytes.
     pub(super) extension: String,
-    /// Squared error and number of values, where measured.
-    pub(super) error: Option<(f64, u64)>,
+    /// How far it is from the source, where measured.
+    pub(super) quality: Option<Quality>,
     /// What was lost beside pixels.
     pub(super) note: Option<String>,
 }
@@ -88,12 +88,12 @@ impl<'a> Maker<'a> {
             return Err((Outcome::Filtered, why));
         }
         let done = self.transcode(bytes, measure).map_err(broken)?;
-        let (error, note) = (done.error, done.note);
+        let (quality, note) = (done.quality, done.note);
         let Some(new) = done.bytes else {
             let extension = extension(&record.name, bytes);
             let levels = self.levels(bytes, info.size).map_err(broken)?;
             let bytes = bytes.to_vec();
-            return Ok(Payload { bytes, levels, info, extension, error, note });
+            return Ok(Payload { bytes, levels, info, extension, quality, note });
         };
         let mut after = self.decoder.probe(&new).map_err(|e| broken(e.to_string()))?;
         let wanted = if self.has_own_rate() { done.frames } else { info.frames };
@@ -103,7 +103,7 @@ impl<'a> Maker<'a> {
         self.mark(&mut after);
         let extension = if self.is_video() { "mp4" } else { "jpg" }.to_owned();
         let levels = self.levels(bytes, after.size).map_err(broken)?;
-        Ok(Payload { bytes: new, levels, info: after, extension, error, note })
+        Ok(Payload { bytes: new, levels, info: after, extension, quality, note })
     }
 
     /// The smaller encodings of the picture `bytes`, which is kept in size `stored`.
@@ -144,7 +144,7 @@ impl<'a> Maker<'a> {
     }
 
     fn transcode(&mut self, bytes: &[u8], measure: bool) -> Result<Transcoded, String> {
-        let kept = Transcoded { bytes: None, error: None, frames: 0, note: None };
+        let kept = Transcoded { bytes: None, quality: None, frames: 0, note: None };
         match (self.is_video(), &self.settings.images, &self.settings.video) {
             (false, Images::Train(settings), _) => {
                 train_picture(bytes, self.decoder.as_mut(), settings, measure)

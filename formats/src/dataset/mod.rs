@@ -263,6 +263,11 @@ pub fn list(root: &Path, layout: Layout, options: &OpenOptions) -> Result<Listin
     Ok(listing)
 }
 
+/// Reads a MAT-file, for [`crate::fuzz`].
+pub(crate) fn read_mat5(bytes: &[u8]) -> usize {
+    mat5::read(bytes).map_or(0, |variables| variables.len())
+}
+
 /// The kind of medium a file name promises.
 pub fn kind_by_name(path: &Path) -> Option<MediaKind> {
     match extension(path).as_str() {

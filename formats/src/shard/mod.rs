@@ -20,6 +20,16 @@ pub use listed::ListedReader;
 pub(crate) use listed::map;
 pub use parquet::ParquetReader;
 
+/// Looks at every row of a stored file, for [`crate::fuzz`].
+pub(crate) fn load_rows(path: &Path) -> usize {
+    let Some(rows::Stored { rows, .. }) = rows::load(path) else { return 0 };
+    for n in 0..rows.len() {
+        let _ = (rows.names.get(n), rows.facts.get(n), rows.label(n), rows.hash(n));
+        let _ = (rows.payload(n), rows.sides().into_iter().map(|side| rows.level(side, n)).count());
+    }
+    rows.len()
+}
+
 /// How to open a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenOptions {

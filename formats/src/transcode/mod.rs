@@ -9,6 +9,7 @@
 //! depend on the input, the settings and the encoder libraries alone.
 
 mod picture;
+mod quality;
 #[cfg(feature = "video")]
 mod resize;
 #[cfg(feature = "video")]
@@ -20,6 +21,7 @@ use tubelet_core::Size;
 use crate::error::DecodeError;
 
 pub use picture::{picture_levels, train_picture};
+pub use quality::Quality;
 #[cfg(feature = "video")]
 pub use video::train_video;
 
@@ -124,9 +126,8 @@ impl Default for VideoSettings {
 pub struct Transcoded {
     /// The file; `None` where the source is good as it is.
     pub bytes: Option<Vec<u8>>,
-    /// Mean squared error per value of brightness, and their number, where it was asked for:
-    /// against the source after resizing.
-    pub error: Option<(f64, u64)>,
+    /// How far it is from the source after resizing, where that was asked for.
+    pub quality: Option<Quality>,
     /// Frames in it; for pictures and what stays as it is, 0.
     pub frames: u32,
     /// What was lost beside pixels, for the report.
@@ -151,12 +152,6 @@ impl From<crate::encode::EncodeError> for TranscodeError {
     }
 }
 
-/// Peak signal-to-noise ratio in decibels of a mean squared error over 8-bit values; infinite
-/// where there is none.
-pub fn psnr(mean_squared: f64) -> f64 {
-    10.0 * (255.0 * 255.0 / mean_squared).log10()
-}
-
 /// `size` with its shorter side brought down to `limit`, both sides the nearest multiples of `step`;
 /// sides that need not shrink lose their rest.
 fn limited(size: Size, limit: u32, step: u32) -> Size {
@@ -170,11 +165,6 @@ fn limited(size: Size, limit: u32, step: u32) -> Size {
     };
     let whole = |side: u32| (steps(side) * step).max(step);
     Size::new(whole(size.width), whole(size.height))
-}
-
-/// Sum of squared differences of two equally long runs of values.
-fn squared_error(a: &[u8], b: &[u8]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2)).sum()
 }
 
 #[cfg(test)]
@@ -200,12 +190,5 @@ mod tests {
         for wrong in ["0", "-1", "1/0", "x", "1001", "1.2.3", "25fps", "", "1e3", "99999999/1"] {
             assert!(rate(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn ratio_of_known_errors() {
-        assert_eq!(psnr(255.0 * 255.0), 0.0);
-        assert!((psnr(1.0) - 48.130_803_6).abs() < 1e-6);
-        assert_eq!(squared_error(&[1, 2, 3], &[1, 0, 6]), 13.0);
     }
 }

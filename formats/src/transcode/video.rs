@@ -16,7 +16,7 @@ use std::ptr;
 use ffmpeg_next::ffi as c;
 
 use super::resize::{Colour, Picture, Resizer};
-use super::{GOP, Rate, TranscodeError, Transcoded, VideoSettings, limited, squared_error};
+use super::{GOP, Quality, Rate, TranscodeError, Transcoded, VideoSettings, limited};
 use crate::decode::av::{Frame, Input, Packet};
 use crate::decode::video::each_shown;
 use crate::error::DecodeError;
@@ -31,7 +31,7 @@ const DEFAULT_RATE: c::AVRational = c::AVRational { num: 25, den: 1 };
 const MAX_GAP: u32 = 600;
 
 /// Re-encodes a video; time stamps are kept unless a constant rate is asked for, rotation metadata is applied, the first sound stream
-/// is copied where MP4 can hold it. `measure` asks for the error of the first 64 frames' brightness
+/// is copied where MP4 can hold it. `measure` asks for the quality of the first 64 frames' brightness
 /// against the resized source.
 ///
 /// # Errors
@@ -60,21 +60,21 @@ pub fn train_video(
         (Ok(_), None) => {}
     }
     let Finished { bytes, kept, frames, note } = writer.finish(encoded)?;
-    let error = if measure { Some(brightness_error(&bytes, &kept)?) } else { None };
-    Ok(Transcoded { bytes: Some(bytes), error, frames, note })
+    let quality = if measure { Some(quality(&bytes, &kept)?) } else { None };
+    Ok(Transcoded { bytes: Some(bytes), quality, frames, note })
 }
 
-/// Squared error and number of values of the first frames' brightness.
-fn brightness_error(bytes: &[u8], kept: &[Vec<u8>]) -> Result<(f64, u64), DecodeError> {
-    let (mut sum, mut count, mut frames) = (0.0, 0, kept.iter());
+/// How far the first frames' brightness is from `kept`.
+fn quality(bytes: &[u8], kept: &[Vec<u8>]) -> Result<Quality, DecodeError> {
+    let (mut quality, mut frames) = (Quality::default(), kept.iter());
     each_shown(bytes, &mut |_, frame, _| {
         if let Some(wanted) = frames.next() {
-            sum += squared_error(wanted, &frame.native_bytes()?);
-            count += wanted.len() as u64;
+            let width = frame.size().width as usize;
+            quality.compare(wanted, &frame.native_bytes()?[..wanted.len()], width);
         }
         Ok(())
     })?;
-    Ok((sum, count))
+    Ok(quality)
 }
 
 /// How long the last frame is shown, in the stream's time base, where the container tells.

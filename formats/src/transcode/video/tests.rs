@@ -95,7 +95,7 @@ fn sizes_shrink_turn_and_stay() {
     let (done, info) = train(&bytes, &settings(4));
     assert_eq!((info.size, info.rotation), (Size::new(64, 96), 0));
     let (before, after) = (decoded(&bytes), decoded(&done));
-    assert!(squared_error(&before, &after) / (before.len() as f64) < 60.0);
+    assert!(super::super::quality::squared_error(&before, &after) / (before.len() as f64) < 60.0);
 }
 
 /// Which frame of the source each frame shows, told by its brightness, and their times in ticks.
@@ -167,9 +167,9 @@ fn the_same_bytes_every_time_and_a_measured_error() {
     let one = train_video(&bytes, &settings(4), true).unwrap();
     let two = train_video(&bytes, &settings(4), false).unwrap();
     assert_eq!(one.bytes, two.bytes);
-    let (sum, count) = one.error.unwrap();
-    assert_eq!(count, 50 * 76 * 64);
-    assert!(super::super::psnr(sum / count as f64) > 30.0);
+    let quality = one.quality.unwrap();
+    assert_eq!((quality.values, quality.windows), (50 * 76 * 64, 50 * 18 * 15));
+    assert!(quality.psnr().unwrap() > 30.0 && quality.ssim().unwrap() > 0.9, "{quality:?}");
 }
 
 #[test]

@@ -36,8 +36,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Mutations of each target.
-const ROUNDS: u64 = 500;
+/// Mutations of each target, unless `TUBELET_MUTATIONS` says another number.
+const ROUNDS: u64 = 1500;
 /// Memory that an input of a few kilobytes may take: stacks of threads, decompressors and buffers of the
 /// libraries come to some megabytes.
 const ROOM: usize = 48 << 20;
@@ -111,6 +111,8 @@ fn damaged_files_do_no_harm() {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/seeds");
     std::panic::set_hook(Box::new(|_| ()));
     let mut wrong = Vec::new();
+    let rounds = std::env::var("TUBELET_MUTATIONS").ok().and_then(|n| n.parse().ok());
+    let rounds = rounds.unwrap_or(ROUNDS);
     for target in TARGETS {
         let folder = seeds.join(target);
         let files =
@@ -120,7 +122,7 @@ fn damaged_files_do_no_harm() {
         assert!(!files.is_empty(), "{target} has no seed");
         let files: Vec<Vec<u8>> = files.iter().map(|f| std::fs::read(f).expect("read")).collect();
         let mut found = 0;
-        for round in 0..ROUNDS {
+        for round in 0..rounds {
             let mut random = Random(round ^ xxhash_rust::xxh3::xxh3_64(target.as_bytes()));
             let seed = &files[round as usize % files.len()];
             let whole = (round as usize) < files.len();

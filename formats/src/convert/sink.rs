@@ -21,6 +21,9 @@ const GROUP_BYTES: usize = 32 << 20;
 /// File of a folder that names its classes in label order.
 pub const CLASSES: &str = "classes.txt";
 
+/// The file that a sample has of its own, and those of its smaller encodings with their sizes.
+type Own = (Option<String>, Vec<(String, u64)>);
+
 /// A shard being written.
 pub(super) enum Sink {
     Parquet {
@@ -82,7 +85,7 @@ impl Sink {
         sample: &Record,
         payload: &Payload,
         hash: &str,
-    ) -> Result<(Option<String>, Vec<(String, u64)>), FormatError> {
+    ) -> Result<Own, FormatError> {
         match self {
             Self::Parquet { path, schema, writer } => {
                 let failed = |e: &dyn std::fmt::Display| parquet_error(path, e);

@@ -25,7 +25,7 @@ pub(crate) fn load_rows(path: &Path) -> usize {
     let Some(rows::Stored { rows, .. }) = rows::load(path) else { return 0 };
     for n in 0..rows.len() {
         let _ = (rows.names.get(n), rows.facts.get(n), rows.label(n), rows.hash(n));
-        let _ = (rows.payload(n), rows.sides().into_iter().map(|side| rows.level(side, n)).count());
+        let _ = (rows.payload(n), rows.sides().iter().filter_map(|s| rows.level(*s, n)).count());
     }
     rows.len()
 }

@@ -62,6 +62,9 @@ pub(crate) fn members(path: &Path, archive: &[u8], base: u64) -> Result<Vec<Memb
     Ok(members)
 }
 
+/// A regular file that went by, with its payload where that was wanted.
+pub(crate) type Streamed = (Member, Option<Vec<u8>>);
+
 /// The regular files of the tar archive that `source` reads, with the payloads of those that `wanted`
 /// names by path and size; `path` is for errors.
 ///
@@ -71,7 +74,7 @@ pub(crate) fn stream_members(
     path: &Path,
     source: impl Read,
     wanted: &dyn Fn(&str, u64) -> bool,
-) -> Result<Vec<(Member, Option<Vec<u8>>)>, FormatError> {
+) -> Result<Vec<Streamed>, FormatError> {
     let read = Cell::new(0);
     let mut reader = ::tar::Archive::new(Counting { source, read: &read });
     let mut members = Vec::new();

@@ -220,12 +220,12 @@ fn check_row(
         if found.size != wanted {
             return Err(wrong(format!("{} pixels, not {wanted}", found.size)));
         }
-        let want = FrameRequest { frames: vec![0], region: None };
+        let want = FrameRequest { frames: vec![0], region: None, planes: false };
         decoder.decode(level, &found, &want, clip).map_err(|e| wrong(e.to_string()))?;
     }
     let bytes = reader.read(&record, buf).map_err(|e| e.kind.to_string())?;
     let mut frames = vec![0, info.frames.saturating_sub(1)];
     frames.dedup();
-    let want = FrameRequest { frames, region: None };
+    let want = FrameRequest { frames, region: None, planes: false };
     decoder.decode(bytes, &info, &want, clip).map_err(|e| e.to_string())
 }

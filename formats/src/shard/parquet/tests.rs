@@ -215,7 +215,7 @@ fn pyramids_hold_what_is_smaller_than_the_picture() {
             let info = decoder.probe(level).expect("a picture");
             assert_eq!(info.size, level_size(*size, side));
             let mut clip = tubelet_core::Clip::new();
-            let want = crate::FrameRequest { frames: vec![0], region: None };
+            let want = crate::FrameRequest { frames: vec![0], region: None, planes: false };
             decoder.decode(level, &info, &want, &mut clip).expect("decodes");
             assert!(clip.nth(0).iter().all(|v| v.abs_diff(50 * n as u8) < 3), "{size}, {side}");
         }

@@ -217,3 +217,37 @@ fn a_clip_at_the_stride_decodes_few_others() {
     assert_eq!(decoded(&done, 2), 17);
     assert!(decoded(&bytes, 4) > 24, "{}", decoded(&bytes, 4));
 }
+
+/// Clips of the train profiles, however they lie to the stride, are the frames that FFmpeg's decoder
+/// gives when it decodes everything, through FFmpeg's own colour converter.
+#[test]
+fn clips_are_what_a_plain_decode_yields() {
+    use crate::decode::{ColorConversion, av};
+    use tubelet_core::Rect;
+    let bytes = source(&options(96, 80), 150);
+    for (stride, small) in [(2, false), (4, false), (4, true), (8, false)] {
+        let settings = VideoSettings { small, ..settings(stride) };
+        let done = train_video(&bytes, &settings, false).unwrap().bytes.unwrap();
+        let mut plain = Vec::new();
+        let mut scaler = av::Scaler::new(ColorConversion::Plain).unwrap();
+        each_shown(&done, &mut |_, frame, _| {
+            let mut rgb = vec![0; frame.size().area() * 3];
+            scaler.convert_by_ffmpeg(frame, Rect::full(frame.size()), &mut rgb)?;
+            plain.push(rgb);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(plain.len(), 150);
+        let (mut decoder, mut clip) = (decoder(), Clip::new());
+        let info = decoder.probe(&done).unwrap();
+        for (start, step, count) in [(0, 1, 150), (64, stride, 16), (5, stride, 9), (93, 3, 19)] {
+            let frames: Vec<u32> =
+                (0..count).map(|n| start + n * step).filter(|f| *f < 150).collect();
+            let want = FrameRequest { frames: frames.clone(), region: None, planes: false };
+            decoder.decode(&done, &info, &want, &mut clip).unwrap();
+            for (n, frame) in frames.iter().enumerate() {
+                assert!(clip.nth(n) == plain[*frame as usize], "stride {stride}, frame {frame}");
+            }
+        }
+    }
+}

@@ -51,6 +51,7 @@ impl Checker<'_> {
             first,
             erase: augment.erase(stage).map_err(|wrong| self.wrong(wrong))?,
             mix: augment.mix(stage, rows).map_err(|wrong| self.wrong(wrong))?,
+            pyramid: self.table.pyramid,
             phases: Vec::new(),
             buckets: None,
         })
@@ -266,6 +267,9 @@ impl Checker<'_> {
     }
 
     fn check_plain_numbers(&self) -> Result<(), RecipeError> {
+        if self.table.pyramid && self.file.media == Media::Video {
+            return Err(self.error("pyramid", true, "videos have no smaller encodings"));
+        }
         if !(0.0..=1.0).contains(&self.table.flip) {
             return Err(self.error("flip", self.table.flip, "must be a probability, 0 to 1"));
         }

@@ -26,6 +26,7 @@ pub struct Recipe {
     pub(super) target: TargetSpec,
     pub(super) erase: Option<EraseSpec>,
     pub(super) mix: Option<MixSpec>,
+    pub(super) pyramid: bool,
     pub(super) phases: Vec<Phase>,
     pub(super) pixels: Pixels,
     pub(super) buckets: Option<Buckets>,
@@ -75,6 +76,11 @@ impl Recipe {
     /// How rows are mixed.
     pub fn mix(&self) -> Option<&MixSpec> {
         self.mix.as_ref()
+    }
+
+    /// Whether pictures may be taken from smaller encodings.
+    pub fn pyramid(&self) -> bool {
+        self.pyramid
     }
 
     /// Rows of a batch.

@@ -39,6 +39,10 @@ pub struct StageFile {
     /// Arithmetic of the pixels; absent: `fast` in pre-training where it can be, else `exact`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pixels: Option<Pixels>,
+    /// Pictures may be taken from the smaller encodings of a pyramid that shards hold, where no crop
+    /// of the sample is enlarged by that: see [`crate::plan::SamplePlan::at_level`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pyramid: bool,
     /// Which tokens are hidden.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<MaskFile>,

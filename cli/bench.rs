@@ -177,6 +177,7 @@ fn difference(after: &Stats, before: &Stats) -> Stats {
         bytes: after.bytes - before.bytes,
         wanted_frames: after.wanted_frames - before.wanted_frames,
         decoded_frames: after.decoded_frames - before.decoded_frames,
+        level_samples: after.level_samples - before.level_samples,
         read_s: after.read_s - before.read_s,
         probe_s: after.probe_s - before.probe_s,
         plan_s: after.plan_s - before.plan_s,
@@ -202,7 +203,8 @@ fn report(args: &BenchArgs, measured: &Measured, batch_size: u32, workers: usize
     json!({
         "samples_per_s": *rows as f64 / seconds,
         "decoded_frames_per_sample": stats.decoded_frames as f64 / samples,
-        "decoded_frames_per_wanted": stats.decoded_frames as f64 / stats.wanted_frames.max(1) as f64,
+        "decoded_frames_per_wanted": stats.decoded_per_wanted().unwrap_or(0.0),
+        "level_samples": stats.level_samples,
         "bytes_per_s": stats.bytes as f64 / seconds,
         "stages": stages,
         "limiting_stage": if stage_s > &(seconds * 0.5) { "stage" } else { stats.limiting_stage() },

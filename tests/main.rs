@@ -7,4 +7,5 @@ mod faults;
 mod layouts;
 mod media;
 mod order;
+mod pixels;
 mod plans;

@@ -4,13 +4,16 @@
 //! the worker, the machine or the fate of other samples. [`Recipe::render`] has no choice left.
 
 use serde::Serialize;
-use tubelet_core::{Clip, Draw, Mask, MediaInfo, Rect, RowMut, SampleKey, SampleRng, Size};
+use tubelet_core::{
+    Clip, Draw, Mask, MediaInfo, PixelForm, Rect, RowMut, SampleKey, SampleRng, Size,
+};
 
 use crate::color::{self, Canvas, ColorOp, ColorScratch};
 use crate::crop;
 use crate::erase::Erase;
 use crate::recipe::{ClipRule, CropRule, Place, Recipe, Region, Resize, ViewSpec};
 use crate::resample::Resampler;
+use crate::resample::planes::{Cut, Kernel, PlaneResampler};
 use crate::temporal;
 
 /// From source pixels to the pixels of the slot.
@@ -29,6 +32,33 @@ pub enum Geometry {
         /// In pixels of the resized frame.
         region: Rect,
     },
+}
+
+impl Geometry {
+    /// The same on a smaller encoding, where it enlarges nothing there: see
+    /// [`SamplePlan::at_level`].
+    fn at_level(self, stored: Size, level: Size, out: Size) -> Option<Self> {
+        let covers = |a: Size, b: Size| a.width >= b.width && a.height >= b.height;
+        match self {
+            Self::CropThenResize { region } => {
+                let (x, width) = scaled(region.x, region.width, stored.width, level.width);
+                let (y, height) = scaled(region.y, region.height, stored.height, level.height);
+                let region = Rect { x, y, width, height };
+                covers(region.size(), out).then_some(Self::CropThenResize { region })
+            }
+            Self::ResizeThenCrop { resized, .. } => covers(level, resized).then_some(self),
+        }
+    }
+}
+
+/// A run of `length` pixels from `start` of `from`, in the nearest whole pixels of `to`.
+fn scaled(start: u32, length: u32, from: u32, to: u32) -> (u32, u32) {
+    let at = |edge: u32| {
+        let (edge, from, to) = (u64::from(edge), u64::from(from.max(1)), u64::from(to));
+        ((2 * edge * to + from) / (2 * from)).min(to) as u32
+    };
+    let first = at(start);
+    (first, at(start.saturating_add(length)) - first)
 }
 
 /// One view of a row.
@@ -78,6 +108,22 @@ impl SamplePlan {
     pub fn frames(&self) -> Vec<u32> {
         union_of_frames(std::slice::from_ref(self))
     }
+
+    /// The same plan for a smaller encoding of the picture, of size `level` instead of `stored`;
+    /// `None` where that would not do for every view. A region cut out and then resized moves to the
+    /// nearest whole pixels of the level and must have at least as many of them in each axis as the
+    /// view; a picture resized as a whole must be at least as large in each axis as what it is
+    /// resized to. Views whose colours look at the whole source have no such plan: their
+    /// operations are in pixels of the source.
+    pub fn at_level(&self, stored: Size, level: Size) -> Option<Self> {
+        let view = |view: &ViewPlan| -> Option<ViewPlan> {
+            let on_source = view.colors.as_ref().is_some_and(|c| c.place == Place::Source);
+            let geometry = view.geometry.at_level(stored, level, view.out)?;
+            (!on_source).then(|| ViewPlan { geometry, ..view.clone() })
+        };
+        let views = self.views.iter().map(view).collect::<Option<_>>()?;
+        Some(Self { views, erase: self.erase.clone() })
+    }
 }
 
 /// Frames that `plans` of one sample need together: decoded once, used by all.
@@ -115,6 +161,7 @@ pub enum PlanError {
 #[derive(Default)]
 pub struct Scratch {
     resampler: Resampler,
+    planes: PlaneResampler,
     resized: Vec<u8>,
     source: Vec<u8>,
     color: ColorScratch,
@@ -197,8 +244,13 @@ impl Recipe {
         for (index, view) in plan.views.iter().enumerate() {
             let bytes = view.out.area() * 3;
             for (frame, out) in view.frames.iter().zip(row.pixels(index).chunks_exact_mut(bytes)) {
-                let source = clip.frame(*frame).ok_or(*frame)?;
-                scratch.draw(view, source, clip.region(), clip.size(), out);
+                let held = clip.position(*frame).ok_or(*frame)?;
+                match clip.form() {
+                    PixelForm::Rgb => {
+                        scratch.draw(view, clip.nth(held), clip.region(), clip.size(), out);
+                    }
+                    PixelForm::Yuv(_) => scratch.draw_planes(view, clip, held, out),
+                }
             }
             if let (Some(out), Some(mask)) = (row.mask(index), &view.mask) {
                 mask.write_bytes(out);
@@ -326,6 +378,23 @@ impl Scratch {
             self.source = copy;
         } else {
             self.draw_geometry(view, source, held, size, out);
+            self.color(colors, out, view.out);
+        }
+    }
+
+    /// Frame `n` of a clip of planes through the geometry and the colours of `view`.
+    fn draw_planes(&mut self, view: &ViewPlan, clip: &Clip, n: usize, out: &mut [u8]) {
+        let (region, resized, window) = match view.geometry {
+            Geometry::CropThenResize { region } => (region, view.out, Rect::full(view.out)),
+            Geometry::ResizeThenCrop { resized, region } => {
+                (Rect::full(clip.size()), resized, region)
+            }
+        };
+        let kernel = view.resize.pillow().map_or(Kernel::TorchBilinear, Kernel::Pillow);
+        let cut = Cut { region, resized, window, kernel, flip: view.flip };
+        self.planes.resize(clip, n, &cut, out);
+        if let Some(colors) = &view.colors {
+            assert_ne!(colors.place, Place::Source, "colours of the source need RGB");
             self.color(colors, out, view.out);
         }
     }

@@ -378,6 +378,7 @@ impl<B: AutodiffBackend> Training<'_, B> {
             let number = learner.optimizer.steps();
             let epoch = ((number - 1) / steps_per_epoch) as u32;
             let mut metric = reporter.measure(number, epoch, &step, u64::from(rows), feed.waited());
+            metric.decoded_per_wanted = stats.decoded_per_wanted();
             if number % steps_per_epoch == 0 || number == total {
                 metric.validation = hooks.validate(&learner, number)?;
             }
@@ -410,6 +411,10 @@ pub struct Metric {
     pub rows_per_s: f64,
     /// Share of the time since the last line spent waiting for data.
     pub data_wait: f64,
+    /// Pictures decoded so far for each frame that was wanted: 1 where shards are made for the clips'
+    /// stride, many where every frame leans on others; absent where nothing was decoded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoded_per_wanted: Option<f64>,
     /// Accuracy on the validation data, where it was measured after this step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Accuracy>,
@@ -470,6 +475,7 @@ impl Reporter {
             grad_norm: step.grad_norm,
             rows_per_s: rows as f64 / seconds,
             data_wait: ((waited - self.waited).as_secs_f64() / seconds).min(1.0),
+            decoded_per_wanted: None,
             validation: None,
         }
     }

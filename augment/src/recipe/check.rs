@@ -8,9 +8,9 @@ use tubelet_core::{PatchGrid, PatchSize, Size};
 
 use super::error::Wrong;
 use super::{
-    AugmentFile, Buckets, ClipRule, ColorSpec, CropRule, Media, Phase, PhaseFile, Recipe,
-    RecipeError, RecipeFile, Region, ShapeFile, Stage, StageFile, TargetSpec, ViewFile, ViewSpec,
-    phase,
+    AugmentFile, Buckets, ClipRule, ColorSpec, CropRule, Media, Phase, PhaseFile, Pixels, Place,
+    Recipe, RecipeError, RecipeFile, Region, ShapeFile, Stage, StageFile, TargetSpec, ViewFile,
+    ViewSpec, phase,
 };
 use crate::normalise::Normalise;
 use crate::policy::{MaskPolicy, MaskProblem};
@@ -32,6 +32,7 @@ impl Checker<'_> {
         let patch = self.patch(frames)?;
         let first = self.first_view(patch, frames)?;
         let augment = self.table.augment.clone().unwrap_or_default();
+        let others = self.other_views(patch, frames, &first)?;
         let repeats = self.repeats(clip)?;
         let rows = self.rows(first.grid, repeats)?;
         let stage = self.stage;
@@ -44,11 +45,13 @@ impl Checker<'_> {
             repeats,
             clip,
             crops: self.table.crop.crops(),
-            others: self.other_views(patch, frames, &first)?,
+            pixels: self.pixels(std::iter::once(&first).chain(&others))?,
+            others,
             target: self.target(patch, frames, &first.mask)?,
             first,
             erase: augment.erase(stage).map_err(|wrong| self.wrong(wrong))?,
             mix: augment.mix(stage, rows).map_err(|wrong| self.wrong(wrong))?,
+            pyramid: self.table.pyramid,
             phases: Vec::new(),
             buckets: None,
         })
@@ -153,6 +156,25 @@ impl Checker<'_> {
         })
     }
 
+    /// Colours of whole source frames need their RGB.
+    fn pixels<'v>(
+        &self,
+        views: impl IntoIterator<Item = &'v ViewSpec>,
+    ) -> Result<Pixels, RecipeError> {
+        let of_source =
+            |view: &ViewSpec| view.colors.as_ref().is_some_and(|c| c.place == Place::Source);
+        let needs_rgb = views.into_iter().any(of_source);
+        match self.table.pixels {
+            Some(Pixels::Fast) if needs_rgb => {
+                let valid = "exact, because colour operations look at the whole source frame";
+                Err(self.error("pixels", "fast", valid))
+            }
+            Some(pixels) => Ok(pixels),
+            None if self.stage == Stage::Pretrain && !needs_rgb => Ok(Pixels::Fast),
+            None => Ok(Pixels::Exact),
+        }
+    }
+
     fn colors(
         &self,
         key: &str,
@@ -245,6 +267,9 @@ impl Checker<'_> {
     }
 
     fn check_plain_numbers(&self) -> Result<(), RecipeError> {
+        if self.table.pyramid && self.file.media == Media::Video {
+            return Err(self.error("pyramid", true, "videos have no smaller encodings"));
+        }
         if !(0.0..=1.0).contains(&self.table.flip) {
             return Err(self.error("flip", self.table.flip, "must be a probability, 0 to 1"));
         }

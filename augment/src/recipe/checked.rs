@@ -3,7 +3,7 @@
 use tubelet_core::layout::ViewShape;
 use tubelet_core::{BatchLayout, PatchGrid, PatchSize, Size};
 
-use super::{Buckets, ClipRule, Media, Phase, Stage, TargetSpec, ViewSpec};
+use super::{Buckets, ClipRule, Media, Phase, Pixels, Stage, TargetSpec, ViewSpec};
 use crate::erase::EraseSpec;
 use crate::mix::MixSpec;
 use crate::normalise::Normalise;
@@ -26,7 +26,9 @@ pub struct Recipe {
     pub(super) target: TargetSpec,
     pub(super) erase: Option<EraseSpec>,
     pub(super) mix: Option<MixSpec>,
+    pub(super) pyramid: bool,
     pub(super) phases: Vec<Phase>,
+    pub(super) pixels: Pixels,
     pub(super) buckets: Option<Buckets>,
 }
 
@@ -76,6 +78,11 @@ impl Recipe {
         self.mix.as_ref()
     }
 
+    /// Whether pictures may be taken from smaller encodings.
+    pub fn pyramid(&self) -> bool {
+        self.pyramid
+    }
+
     /// Rows of a batch.
     pub fn batch_size(&self) -> u32 {
         self.batch_size
@@ -99,6 +106,11 @@ impl Recipe {
     /// Which tokens of the first view are hidden.
     pub fn mask(&self) -> &MaskPolicy {
         &self.first.mask
+    }
+
+    /// Arithmetic of the pixels.
+    pub fn pixels(&self) -> Pixels {
+        self.pixels
     }
 
     /// What is predicted.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::check::Checker;
 use super::{
     AugmentFile, BucketsFile, ClipRule, CropRule, Media, Multigrid, NormaliseName, PhaseFile,
-    Recipe, RecipeError, Resize, Stage, TargetFile, ViewFile,
+    Pixels, Recipe, RecipeError, Resize, Stage, TargetFile, ViewFile,
 };
 use crate::mask::MaskFile;
 
@@ -36,6 +36,13 @@ pub struct StageFile {
     pub flip: f64,
     /// How pixels are resized.
     pub resize: Resize,
+    /// Arithmetic of the pixels; absent: `fast` in pre-training where it can be, else `exact`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pixels: Option<Pixels>,
+    /// Pictures may be taken from the smaller encodings of a pyramid that shards hold, where no crop
+    /// of the sample is enlarged by that: see [`crate::plan::SamplePlan::at_level`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pyramid: bool,
     /// Which tokens are hidden.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<MaskFile>,

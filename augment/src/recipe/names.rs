@@ -116,3 +116,16 @@ impl Resize {
         }
     }
 }
+
+/// Arithmetic from a codec's planes to the pixels of the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pixels {
+    /// As the reference loaders: all of the region to RGB, then Pillow's or torch's resize, rounding
+    /// in between.
+    Exact,
+    /// Planes are resized before they become RGB: on average less than one grey level away from
+    /// `Exact`, and the same on every machine. Media without planes (PNG, 10-bit video, rotated
+    /// video …) are exact.
+    Fast,
+}

@@ -41,7 +41,7 @@ impl Drawer<'_> {
 
     fn zoom(&self) -> u32 {
         let least = MIN_WIDTH[usize::from(self.tensors.frames > 1)];
-        (least / self.recipe.size().width).max(1)
+        least.div_ceil(self.recipe.size().width).max(1)
     }
 
     /// All panels; of a clip at most `most` frames.
@@ -253,7 +253,7 @@ fn picture(size: Size, pixels: Vec<u8>) -> RgbImage {
 fn pale(picture: &RgbImage) -> RgbImage {
     let mut out = picture.clone();
     for pixel in out.pixels_mut() {
-        pixel.0 = pixel.0.map(|v| 190 + v / 4);
+        pixel.0 = pixel.0.map(|v| 214 + v / 8);
     }
     out
 }

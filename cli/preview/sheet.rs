@@ -34,31 +34,44 @@ pub(super) fn strip(title: &str, panels: &[Panel], cell: Size) -> RgbImage {
     let lines: Vec<&[Panel]> = panels.chunks(if single { ACROSS } else { 1 }).collect();
     let pictures = |line: &[Panel]| line.iter().map(|panel| panel.pictures.len()).sum::<usize>();
     let columns = lines.iter().map(|line| pictures(line)).max().unwrap_or(1);
-    let step = Size::new(cell.width + GAP, cell.height + GAP);
-    let width = GAP + columns as u32 * step.width;
+    let step = cell.width + GAP;
+    let width = GAP + columns as u32 * step;
     let room = (if single { cell.width } else { width - 2 * GAP } / CHARACTER) as usize;
     let labels: Vec<Vec<Vec<String>>> = lines
         .iter()
         .map(|line| line.iter().map(|panel| wrapped(&panel.label, room)).collect())
         .collect();
     let text = |line: &[Vec<String>]| line.iter().map(Vec::len).max().unwrap_or(0) as u32 * LINE;
-    let height = labels.iter().map(|line| text(line) + step.height + GAP).sum::<u32>();
+    let drawn: Vec<Vec<Vec<RgbImage>>> = lines
+        .iter()
+        .map(|line| {
+            let fitted = |panel: &Panel| {
+                panel.pictures.iter().map(|p| framed(fit(p, cell), panel.ink)).collect()
+            };
+            line.iter().map(fitted).collect()
+        })
+        .collect();
+    let tall = |line: &[Vec<RgbImage>]| line.iter().flatten().map(RgbImage::height).max();
+    let height: u32 = labels
+        .iter()
+        .zip(&drawn)
+        .map(|(labels, line)| text(labels) + tall(line).unwrap_or(0) + 2 * GAP)
+        .sum();
     let title = wrapped(title, ((width - 2 * GAP) / CHARACTER) as usize);
     let mut top = GAP + title.len() as u32 * LINE + GAP;
     let mut out = RgbImage::from_pixel(width, top + height + GAP, PAPER);
     write(&mut out, &title, GAP, GAP);
-    for (line, labels) in lines.iter().zip(&labels) {
+    for (line, labels) in drawn.iter().zip(&labels) {
         let mut left = GAP;
         let below = top + text(labels);
-        for (panel, label) in line.iter().zip(labels) {
+        for (pictures, label) in line.iter().zip(labels) {
             write(&mut out, label, left, below - label.len() as u32 * LINE);
-            for picture in &panel.pictures {
-                let fitted = fit(&framed(picture, panel.ink), cell);
-                imageops::replace(&mut out, &fitted, left.into(), below.into());
-                left += step.width;
+            for picture in pictures {
+                imageops::replace(&mut out, picture, left.into(), below.into());
+                left += step;
             }
         }
-        top = below + step.height + GAP;
+        top = below + tall(line).unwrap_or(0) + 2 * GAP;
     }
     out
 }
@@ -76,25 +89,21 @@ pub(super) fn stack(strips: &[RgbImage]) -> RgbImage {
     out
 }
 
-/// `picture` in the left upper corner of a cell, shrunk where it is larger.
+/// `picture`, shrunk where it is larger than a cell.
 fn fit(picture: &RgbImage, cell: Size) -> RgbImage {
     let (w, h) = picture.dimensions();
     let scale = (f64::from(cell.width) / f64::from(w)).min(f64::from(cell.height) / f64::from(h));
-    let (width, height) = if scale >= 1.0 {
-        (w, h)
-    } else {
-        let side = |x: u32, most: u32| ((f64::from(x) * scale).round() as u32).clamp(1, most);
-        (side(w, cell.width), side(h, cell.height))
-    };
-    let scaled = imageops::resize(picture, width, height, imageops::FilterType::Triangle);
-    let mut out = RgbImage::from_pixel(cell.width, cell.height, PAPER);
-    imageops::replace(&mut out, &scaled, 0, 0);
-    out
+    if scale >= 1.0 {
+        return picture.clone();
+    }
+    let side = |x: u32, most: u32| ((f64::from(x) * scale).round() as u32).clamp(1, most);
+    let (width, height) = (side(w, cell.width), side(h, cell.height));
+    imageops::resize(picture, width, height, imageops::FilterType::Triangle)
 }
 
 /// `picture` with a line of `ink` around its inside.
-fn framed(picture: &RgbImage, ink: Option<[u8; 3]>) -> RgbImage {
-    let mut out = picture.clone();
+fn framed(picture: RgbImage, ink: Option<[u8; 3]>) -> RgbImage {
+    let mut out = picture;
     let Some(ink) = ink else { return out };
     let (w, h) = out.dimensions();
     for (x, y, pixel) in out.enumerate_pixels_mut() {

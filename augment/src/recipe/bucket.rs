@@ -12,12 +12,11 @@ use serde::{Deserialize, Serialize};
 use tubelet_core::{PatchSize, Size};
 
 use super::Recipe;
+use super::crop_rule::MAX_SIDE;
 use super::error::Wrong;
 
 /// Most buckets of a stage.
 const MOST: usize = 64;
-/// Longest side of a bucket in pixels.
-const MOST_SIDE: u32 = 1 << 14;
 
 /// The buckets as the file has them: either `shapes`, or `ratios` and one of `area` and `tokens`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -90,7 +89,7 @@ impl BucketsFile {
             let key = format!("{key}[{n}]");
             let [h, w] = [size.height, size.width];
             let sound = |side: u32, patch: u32| {
-                (1..=MOST_SIDE).contains(&side) && side.checked_rem(patch) == Some(0)
+                (1..=MAX_SIDE).contains(&side) && side.checked_rem(patch) == Some(0)
             };
             if !sound(h, patch.h) || !sound(w, patch.w) {
                 let (h, w) = (patch.h, patch.w);
@@ -154,7 +153,7 @@ impl BucketsFile {
 /// Rows and columns, at most `most` together, that come near to `ratio` columns a row: the rounded
 /// ones, of which the side is cut whose loss spares the ratio more until they fit.
 fn shape_of(ratio: f64, most: u64) -> Option<[u32; 2]> {
-    let side = |x: f64| x.sqrt().round_ties_even().clamp(1.0, f64::from(MOST_SIDE)) as u32;
+    let side = |x: f64| x.sqrt().round_ties_even().clamp(1.0, f64::from(MAX_SIDE)) as u32;
     let [mut h, mut w] = [side(most as f64 / ratio), side(most as f64 * ratio)];
     let off = |h: u32, w: u32| (f64::from(w) / f64::from(h) / ratio).ln().abs();
     while u64::from(h) * u64::from(w) > most {

@@ -143,8 +143,8 @@ impl CropRule {
         let wrong = |key: &str, value: &dyn std::fmt::Debug, valid: &str| {
             Err(Wrong::new(format!("crop.{key}"), format!("{value:?}"), valid))
         };
-        if self.size() == 0 {
-            return wrong("size", &0, "at least 1");
+        if !(1..=MAX_SIDE).contains(&self.size()) {
+            return wrong("size", &self.size(), &format!("1 to {MAX_SIDE}"));
         }
         match self {
             Self::RandomResized { scale, ratio, .. }
@@ -168,14 +168,16 @@ impl CropRule {
                 }
             }
             Self::Center { size, resize } => {
-                if resize < size {
-                    return wrong("resize", resize, "at least crop.size");
+                if !(*size..=MAX_SIDE).contains(resize) {
+                    let valid = format!("at least crop.size, at most {MAX_SIDE}");
+                    return wrong("resize", resize, &valid);
                 }
             }
             Self::Along { .. } | Self::Largest { .. } => {}
             Self::AlongSlowfast { size, resize, .. } => {
-                if resize.is_some_and(|resize| resize < *size) {
-                    return wrong("resize", resize, "at least crop.size");
+                if resize.is_some_and(|resize| !(*size..=MAX_SIDE).contains(&resize)) {
+                    let valid = format!("at least crop.size, at most {MAX_SIDE}");
+                    return wrong("resize", resize, &valid);
                 }
             }
         }
@@ -189,4 +191,4 @@ impl CropRule {
 }
 
 /// Longest side a recipe may resize to.
-const MAX_SIDE: u32 = 1 << 14;
+pub(super) const MAX_SIDE: u32 = 1 << 14;

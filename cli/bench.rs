@@ -11,7 +11,7 @@ use tubelet_augment::{HostStage, HostTensors, Recipe, Stage};
 use tubelet_core::{Heap, HostMemory};
 use tubelet_gpu::kernels::PlaneOrder;
 use tubelet_gpu::{DType, DeviceStage, Gpu, Input, PinnedMemory, StagePlan};
-use tubelet_loader::{Batch, Batches, Cursor, Loader, LoaderConfig, Order, Stats};
+use tubelet_loader::{Batch, Batches, BucketReport, Cursor, Loader, LoaderConfig, Order, Stats};
 
 use crate::common::{DataArgs, RecipeArgs, Usage, bytes_text, default_workers};
 
@@ -188,6 +188,7 @@ fn difference(after: &Stats, before: &Stats) -> Stats {
         batch_wait_s: after.batch_wait_s - before.batch_wait_s,
         dropped: after.dropped - before.dropped,
         drops: after.drops.clone(),
+        buckets: after.buckets.clone(),
     }
 }
 
@@ -214,6 +215,7 @@ fn report(args: &BenchArgs, measured: &Measured, batch_size: u32, workers: usize
         "rows": rows,
         "dropped": stats.dropped,
         "drops": stats.drops,
+        "buckets": stats.buckets,
         "settings": {
             "path": args.data.path, "recipe": args.recipe.recipe, "set": args.recipe.set,
             "for": args.recipe_stage, "workers": workers, "batch": batch_size,
@@ -248,5 +250,12 @@ fn table(measured: &Measured, report: &Value) -> Table {
     let wait = 100.0 * stats.batch_wait_s / seconds;
     row("waiting for batches", format!("{:.2} s, {wait:.0} %", stats.batch_wait_s));
     row("dropped samples", stats.dropped.to_string());
+    for bucket in &stats.buckets {
+        let BucketReport { size, rows, samples, batches, left_out, .. } = bucket;
+        let text = format!(
+            "{samples} samples, {batches} batches of {rows} rows, {left_out} samples left out"
+        );
+        row(&format!("bucket {}x{}", size.height, size.width), text);
+    }
     table
 }

@@ -291,7 +291,7 @@ fn plan_view(
             (Geometry::CropThenResize { region: Rect::full(source) }, false, None)
         }
         (Region::Own(rule), _) => (
-            plan_geometry(rule, &mut rng(Draw::Crop), source, crop_index),
+            plan_geometry((rule, spec.size), &mut rng(Draw::Crop), source, crop_index),
             rng(Draw::Flip).coin(spec.flip),
             spec.colors.as_ref().and_then(|colors| {
                 let ops = colors.draw(&mut rng(Draw::Color));
@@ -311,16 +311,25 @@ fn plan_view(
     }
 }
 
-fn plan_geometry(rule: &CropRule, rng: &mut SampleRng, source: Size, crop_index: u32) -> Geometry {
+/// A region by `rule` that is to become `out`.
+fn plan_geometry(
+    (rule, out): (&CropRule, Size),
+    rng: &mut SampleRng,
+    source: Size,
+    crop_index: u32,
+) -> Geometry {
     match rule {
         CropRule::RandomResized { scale, ratio, .. } => Geometry::CropThenResize {
-            region: crop::random_resized_crop(source, *scale, *ratio, rng),
+            region: crop::random_resized_crop(source, *scale, relative(*ratio, out), rng),
         },
         CropRule::RandomResizedOnce { scale, ratio, .. } => Geometry::CropThenResize {
-            region: crop::random_resized_crop_once(source, *scale, *ratio, rng),
+            region: crop::random_resized_crop_once(source, *scale, relative(*ratio, out), rng),
         },
-        CropRule::MultiScale { size, scales, max_distort, places } => {
-            let region = crop::multi_scale_crop(source, *size, scales, *max_distort, *places, rng);
+        CropRule::Largest { place, .. } => {
+            Geometry::CropThenResize { region: crop::largest_crop(source, out, *place, rng) }
+        }
+        CropRule::MultiScale { scales, max_distort, places, .. } => {
+            let region = crop::multi_scale_crop(source, out, scales, *max_distort, *places, rng);
             Geometry::CropThenResize { region }
         }
         CropRule::ShortSideJitter { size, min, max, inverse } => {
@@ -344,6 +353,12 @@ fn plan_geometry(rule: &CropRule, rng: &mut SampleRng, source: Size, crop_index:
             Geometry::ResizeThenCrop { resized, region }
         }
     }
+}
+
+/// Ratios over the aspect of `out` as aspects.
+fn relative(ratio: [f64; 2], out: Size) -> [f64; 2] {
+    let aspect = f64::from(out.width) / f64::from(out.height);
+    ratio.map(|ratio| ratio * aspect)
 }
 
 impl Scratch {

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::buckets::BucketReport;
+
 /// Something that takes time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Timer {
@@ -91,6 +93,7 @@ impl Counters {
                 .values()
                 .cloned()
                 .collect(),
+            buckets: Vec::new(),
         }
     }
 }
@@ -145,6 +148,9 @@ pub struct Stats {
     pub dropped: u64,
     /// Samples that failed, once each.
     pub drops: Vec<Drop>,
+    /// What becomes of each aspect-ratio bucket; empty where the recipe has none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub buckets: Vec<BucketReport>,
 }
 
 impl Stats {

@@ -14,6 +14,7 @@ use tubelet_formats::{DecodeError, Decoder, FrameRequest, MediaKind};
 use tubelet_formats::{Record, ShardReader, decoder};
 
 use crate::batches::OnError;
+use crate::buckets::Buckets;
 use crate::error::{LoaderError, SampleError, SampleErrorKind};
 use crate::order::substitute;
 use crate::slot::SlotRows;
@@ -25,6 +26,8 @@ pub(crate) struct Ticket {
     pub(crate) epoch: u32,
     /// Number of its batch in the epoch.
     pub(crate) number: u64,
+    /// Its aspect-ratio bucket.
+    pub(crate) bucket: Option<usize>,
     pub(crate) rows: SlotRows,
 }
 
@@ -32,6 +35,7 @@ pub(crate) struct Ticket {
 pub(crate) struct Shared {
     pub(crate) shards: Arc<dyn ShardReader>,
     pub(crate) recipe: Arc<Recipe>,
+    pub(crate) buckets: Option<Arc<Buckets>>,
     pub(crate) seed: u64,
     pub(crate) on_error: OnError,
     pub(crate) counters: Counters,
@@ -95,8 +99,8 @@ pub(crate) fn run(shared: &Shared, tickets: &Receiver<Ticket>) {
 impl Worker<'_> {
     /// Fills the ticket's rows, with a substitute where the policy allows it.
     fn serve(&mut self, ticket: Ticket) {
-        let Ticket { sample, epoch, number, mut rows } = ticket;
-        let recipe = self.shared.recipe.shape(epoch, number);
+        let Ticket { sample, epoch, number, bucket, mut rows } = ticket;
+        let recipe = self.shared.recipe.shape_of(epoch, number, bucket);
         let mut current = sample;
         for attempt in 0..=MAX_SUBSTITUTES {
             let Err(error) = self.attempt(recipe, (current, epoch, attempt), &mut rows) else {
@@ -114,6 +118,9 @@ impl Worker<'_> {
                 Ok(()) => {
                     let len = self.shared.shards.len() as u64;
                     current = substitute(len, self.shared.seed, epoch, sample, attempt);
+                    if let (Some(buckets), Some(bucket)) = (&self.shared.buckets, bucket) {
+                        current = buckets.next_of(bucket, current);
+                    }
                 }
             }
         }

@@ -4,19 +4,20 @@ use serde::{Deserialize, Serialize};
 
 use super::Stage;
 use super::error::Wrong;
-use crate::crop::Places;
+use crate::crop::{Along, Places};
 
 /// How the region is chosen and how large it becomes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "rule", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum CropRule {
     /// A random box of a random area and aspect, resized to `size`²: torchvision, timm, SlowFast.
+    /// In a bucket the box's aspect is the bucket's times what is drawn.
     RandomResized {
         /// Side of the result.
         size: u32,
         /// Share of the area, smallest and largest.
         scale: [f64; 2],
-        /// Aspect ratio, smallest and largest.
+        /// Aspect ratio over that of the result, smallest and largest.
         #[serde(default = "default_ratio")]
         ratio: [f64; 2],
     },
@@ -26,7 +27,7 @@ pub enum CropRule {
         size: u32,
         /// Share of the area, smallest and largest.
         scale: [f64; 2],
-        /// Aspect ratio, smallest and largest.
+        /// Aspect ratio over that of the result, smallest and largest.
         #[serde(default = "default_ratio")]
         ratio: [f64; 2],
     },
@@ -43,6 +44,14 @@ pub enum CropRule {
         /// Where the box may lie.
         #[serde(default)]
         places: Places,
+    },
+    /// The largest box of the result's aspect, resized: nothing is distorted.
+    Largest {
+        /// Side of the result.
+        size: u32,
+        /// Where the box lies along the side that it does not fill.
+        #[serde(default)]
+        place: Along,
     },
     /// SlowFast's scale jitter: the shorter side to a random length, then a random `size`².
     ShortSideJitter {
@@ -102,6 +111,7 @@ impl CropRule {
             Self::RandomResized { size, .. }
             | Self::RandomResizedOnce { size, .. }
             | Self::MultiScale { size, .. }
+            | Self::Largest { size, .. }
             | Self::ShortSideJitter { size, .. }
             | Self::Center { size, .. }
             | Self::Along { size, .. }
@@ -113,7 +123,10 @@ impl CropRule {
     pub(super) const fn crops_first(&self) -> bool {
         matches!(
             self,
-            Self::RandomResized { .. } | Self::RandomResizedOnce { .. } | Self::MultiScale { .. }
+            Self::RandomResized { .. }
+                | Self::RandomResizedOnce { .. }
+                | Self::MultiScale { .. }
+                | Self::Largest { .. }
         )
     }
 
@@ -159,7 +172,7 @@ impl CropRule {
                     return wrong("resize", resize, "at least crop.size");
                 }
             }
-            Self::Along { .. } => {}
+            Self::Along { .. } | Self::Largest { .. } => {}
             Self::AlongSlowfast { size, resize, .. } => {
                 if resize.is_some_and(|resize| resize < *size) {
                     return wrong("resize", resize, "at least crop.size");

@@ -109,7 +109,7 @@ impl ViewFile {
         }
         if !first.crops_first() {
             let valid = "needs a first crop that cuts before it resizes: random-resized, \
-                         random-resized-once or multi-scale";
+                         random-resized-once, multi-scale or largest";
             return Err(Wrong::new(format!("{key}.crop"), "absent", valid));
         }
         Ok(())

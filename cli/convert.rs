@@ -76,8 +76,8 @@ pub(crate) struct ConvertArgs {
     #[arg(long, value_name = "PIXELS")]
     short_side: Option<u32>,
     /// Further encodings of each picture at these shorter sides, where they are below its own: columns
-    /// image_px128 … of Parquet, members .px128.jpg … of tars, folders <split>-px128 … beside
-    /// <split>. The loader takes the smallest that no crop of the sample enlarges from Parquet
+    /// image_px128 … of Parquet, members .px128.jpg … of tars, folders SPLIT-px128 … beside
+    /// SPLIT. The loader takes the smallest that no crop of the sample enlarges from Parquet
     /// where the recipe says so (--set pretrain.pyramid=true)
     #[arg(long, value_name = "PIXELS,...", value_delimiter = ',')]
     pyramid: Vec<u32>,

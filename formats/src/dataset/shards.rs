@@ -7,7 +7,7 @@ use crate::error::{FormatError, FormatErrorKind};
 use crate::index::in_parallel;
 use crate::shard::catalogue::{Item, catalogue, stored_or};
 use crate::shard::packed::stream;
-use crate::shard::unpack::{is_packed_tar, tar_place};
+use crate::shard::unpack::{TarSource, is_packed_tar, tar_source};
 use crate::shard::{OpenOptions, tar};
 
 /// Whether tar files lie in `root`, or in its folder for the split, and no folders beside them: a
@@ -97,9 +97,9 @@ pub(super) fn members_of(
 }
 
 fn members(path: &Path, options: &OpenOptions) -> Result<(PathBuf, Vec<Item>), FormatError> {
-    let file = match tar_place(path, options)? {
-        Ok(file) => file,
-        Err(packing) => {
+    let file = match tar_source(path, options)? {
+        TarSource::Plain(file) => file,
+        TarSource::Packed(packing) => {
             let items = stored_or(path, "members", || {
                 let members = tar::stream_members(path, stream(path, packing)?, &|_, _| false)?;
                 Ok(members.into_iter().map(|(member, _)| item(member)).collect())

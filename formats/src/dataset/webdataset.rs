@@ -17,7 +17,7 @@ use crate::shard::OpenOptions;
 use crate::shard::catalogue::{Item, catalogue, stored_or};
 use crate::shard::packed::stream;
 use crate::shard::tar::{Member, members, stream_members};
-use crate::shard::unpack::tar_place;
+use crate::shard::unpack::{TarSource, tar_source};
 
 /// Largest member that is read for a class.
 const MAX_FACTS: u64 = 1 << 20;
@@ -61,8 +61,8 @@ pub(super) fn list(root: &Path, options: &OpenOptions) -> Result<Listing, Format
 
 /// The media of one archive, and the file that holds them.
 fn items_of(path: &Path, options: &OpenOptions) -> Result<(PathBuf, Vec<Item>), FormatError> {
-    let packing = match tar_place(path, options)? {
-        Ok(file) => {
+    let packing = match tar_source(path, options)? {
+        TarSource::Plain(file) => {
             let items = catalogue(&file, "webdataset", |bytes| {
                 let content = |member: &Member| {
                     let (start, end) = (member.bytes.start as usize, member.bytes.end as usize);
@@ -72,7 +72,7 @@ fn items_of(path: &Path, options: &OpenOptions) -> Result<(PathBuf, Vec<Item>), 
             })?;
             return Ok((file, items));
         }
-        Err(packing) => packing,
+        TarSource::Packed(packing) => packing,
     };
     let items = stored_or(path, "webdataset", || {
         let told = |name: &str, size: u64| {

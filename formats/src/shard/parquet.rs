@@ -25,6 +25,7 @@ use crate::error::{FormatError, FormatErrorKind};
 use crate::facts::{guarded, info_from_columns, parquet_error};
 use crate::index::{in_parallel, side_path, stamp};
 use crate::record::{MediaKind, Record, ShardReader, Span};
+use crate::shard::map;
 use crate::shard::rows::{self, Row, Rows, ShardFacts, Stored};
 
 /// Columns that may hold payloads, and what they hold.
@@ -47,11 +48,13 @@ pub struct ParquetReader {
 struct Shard {
     path: PathBuf,
     kind: MediaKind,
-    /// Opened when it is first read from.
+    /// Mapped when it is first read from.
+    map: OnceLock<Bytes>,
+    /// Looked into when a payload is first read whose place is not known.
     file: OnceLock<File>,
 }
 
-/// An open file.
+/// A file that was looked into: its metadata are large, so that lent payloads do without them.
 struct File {
     map: Bytes,
     metadata: ArrowReaderMetadata,
@@ -97,33 +100,26 @@ impl ParquetReader {
             |n: usize| {
                 let path = &files[n];
                 let (bytes, time) = stamp(path);
-                let (file, rows) = guarded(path, || {
-                    let file = File::open(path)?;
-                    let rows = file.read_facts(path)?;
-                    Ok((file, rows))
+                let (rows, kind, classes) = guarded(path, || {
+                    let file = File::new(path, map_of(path)?)?;
+                    Ok((file.read_facts(path)?, file.kind, file.classes()))
                 })?;
-                let file_name = name_of(path);
-                let (rows_len, kind) = (rows.len(), file.kind);
-                let facts = ShardFacts { file: file_name, bytes, time, rows: rows_len, kind };
-                Ok((facts, file, rows))
+                let (file, count) = (name_of(path), rows.len());
+                Ok((ShardFacts { file, bytes, time, rows: count, kind }, rows, classes))
             }
         });
         let mut classes = Vec::new();
-        let (mut rows, mut facts, mut opened) = (Rows::default(), Vec::new(), Vec::new());
+        let (mut rows, mut facts) = (Rows::default(), Vec::new());
         for one in found {
-            let (of_one, file, own) = one?;
-            rows.append(&own);
+            let (of_one, own_rows, own_classes) = one?;
+            rows.append(&own_rows);
             facts.push(of_one);
             if classes.is_empty() {
-                classes = file.classes();
+                classes = own_classes;
             }
-            opened.push(file);
         }
         rows.shrink();
         let reader = Self::known(files, Stored { shards: facts.clone(), classes, rows });
-        for (shard, file) in reader.shards.iter().zip(opened) {
-            let _ = shard.file.set(file);
-        }
         Ok((reader, facts))
     }
 
@@ -132,6 +128,7 @@ impl ParquetReader {
         let shard = |(path, facts): (&PathBuf, &ShardFacts)| Shard {
             path: path.clone(),
             kind: facts.kind,
+            map: OnceLock::new(),
             file: OnceLock::new(),
         };
         let mut starts = vec![0];
@@ -194,10 +191,10 @@ impl ShardReader for ParquetReader {
         let (shard, row) = self.locate(record.id.0 as usize);
         let at = |e: FormatError| e.at(format!("row {row} ({})", record.name));
         let shard = &self.shards[shard];
-        let file = shard.file().map_err(at)?;
         match &record.span {
-            Span::Range { bytes, .. } => file.lend(&shard.path, bytes).map_err(at),
+            Span::Range { bytes, .. } => shard.lend(bytes).map_err(at),
             _ => {
+                let file = shard.file().map_err(at)?;
                 let found = file.decode_row(&shard.path, row, file.leaf, buf).map_err(at)?;
                 let none = || FormatError::malformed(&shard.path, "the row has no bytes");
                 if found { Ok(buf) } else { Err(at(none())) }
@@ -219,12 +216,13 @@ impl ShardReader for ParquetReader {
         let (shard, row) = self.locate(index);
         let shard = &self.shards[shard];
         let at = |e: FormatError| e.at(format!("row {row} ({}), {LEVELS}{side}", record.name));
-        let file = shard.file().map_err(at)?;
-        let Some((_, leaf)) = file.levels.iter().find(|(s, _)| *s == side) else { return Ok(None) };
         match self.rows.level(side, index) {
             Some(bytes) if bytes.is_empty() => Ok(None),
-            Some(bytes) => file.lend(&shard.path, &bytes).map(Some).map_err(at),
+            Some(bytes) => shard.lend(&bytes).map(Some).map_err(at),
             None => {
+                let file = shard.file().map_err(at)?;
+                let level = file.levels.iter().find(|(s, _)| *s == side);
+                let Some((_, leaf)) = level else { return Ok(None) };
                 let found = file.decode_row(&shard.path, row, *leaf, buf);
                 Ok(found.map_err(at)?.then_some(&buf[..]))
             }
@@ -242,20 +240,40 @@ impl Shard {
         if let Some(file) = self.file.get() {
             return Ok(file);
         }
-        let file = guarded(&self.path, || File::open(&self.path))?;
+        let file = guarded(&self.path, || File::new(&self.path, self.map()?.clone()))?;
         Ok(self.file.get_or_init(|| file))
+    }
+
+    fn map(&self) -> Result<&Bytes, FormatError> {
+        if let Some(map) = self.map.get() {
+            return Ok(map);
+        }
+        let map = map_of(&self.path)?;
+        Ok(self.map.get_or_init(|| map))
+    }
+
+    /// The payload at `bytes` of the map, checked against the length stored before it.
+    fn lend(&self, bytes: &std::ops::Range<u64>) -> Result<&[u8], FormatError> {
+        let map = self.map()?;
+        let damaged =
+            || FormatError::malformed(&self.path, "the payload's length does not fit its page");
+        let (start, end) = (bytes.start as usize, bytes.end as usize);
+        let payload = map.get(start..end).ok_or_else(damaged)?;
+        let prefix = start.checked_sub(4).and_then(|p| map.get(p..start)).ok_or_else(damaged)?;
+        if prefix != (payload.len() as u32).to_le_bytes() {
+            return Err(damaged());
+        }
+        Ok(payload)
     }
 }
 
+/// The bytes of a file.
+fn map_of(path: &Path) -> Result<Bytes, FormatError> {
+    Ok(Bytes::from_owner(map(path)?))
+}
+
 impl File {
-    fn open(path: &Path) -> Result<Self, FormatError> {
-        let io = |e: std::io::Error| FormatError::new(path, e);
-        let file = std::fs::File::open(path).map_err(io)?;
-        // SAFETY: the map is only read. A shard is written under another name and renamed when
-        // complete, so it does not change while it is mapped; who truncates one in use breaks that
-        // contract.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
-        let map = Bytes::from_owner(map);
+    fn new(path: &Path, map: Bytes) -> Result<Self, FormatError> {
         let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
         let metadata =
             ArrowReaderMetadata::load(&map, options).map_err(|e| parquet_error(path, &e))?;
@@ -328,19 +346,6 @@ impl File {
             return Err(FormatError::malformed(path, what));
         }
         Ok(rows)
-    }
-
-    /// The payload at `bytes` of the map, checked against the length stored before it.
-    fn lend(&self, path: &Path, bytes: &std::ops::Range<u64>) -> Result<&[u8], FormatError> {
-        let damaged = || FormatError::malformed(path, "the payload's length does not fit its page");
-        let (start, end) = (bytes.start as usize, bytes.end as usize);
-        let payload = self.map.get(start..end).ok_or_else(damaged)?;
-        let prefix =
-            start.checked_sub(4).and_then(|p| self.map.get(p..start)).ok_or_else(damaged)?;
-        if prefix != (payload.len() as u32).to_le_bytes() {
-            return Err(damaged());
-        }
-        Ok(payload)
     }
 
     /// The payload of `row` in the column `leaf`, through the Parquet library, into `buf`; false where

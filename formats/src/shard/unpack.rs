@@ -33,17 +33,21 @@ pub(crate) fn packing(path: &Path) -> Result<Option<Packing>, FormatError> {
     }))
 }
 
-/// The tar archive of `path` to be looked into: `Err` of the inner result where it is compressed and
-/// is to be read in order as it is; else as [`plain`] gives it.
-pub(crate) fn tar_place(
-    path: &Path,
-    options: &OpenOptions,
-) -> Result<Result<PathBuf, Packing>, FormatError> {
+/// What a tar archive is read from.
+pub(crate) enum TarSource {
+    /// A plain file, with random access.
+    Plain(PathBuf),
+    /// The archive as it is, in order.
+    Packed(Packing),
+}
+
+/// What the tar archive `path` is read from, as `options` allow; errors are those of [`plain`].
+pub(crate) fn tar_source(path: &Path, options: &OpenOptions) -> Result<TarSource, FormatError> {
     match packing(path)? {
         Some(packing) if options.stream && !options.unpack && !unpacked_path(path).is_file() => {
-            Ok(Err(packing))
+            Ok(TarSource::Packed(packing))
         }
-        _ => plain(path, options.unpack).map(Ok),
+        _ => plain(path, options.unpack).map(TarSource::Plain),
     }
 }
 

@@ -147,11 +147,14 @@ fn many_shards_are_looked_into_once() {
         (0..reader.len()).map(of).collect()
     };
     let second = ParquetReader::open(root.path(), "train").expect("second time");
-    assert!(second.shards.iter().all(|s| s.file.get().is_none()), "a shard was looked into");
+    assert!(second.shards.iter().all(|s| s.map.get().is_none()), "a shard was opened");
     let files = shard_files(root.path(), "train").expect("shards");
     let (fresh, _) = ParquetReader::look_into(&files).expect("fresh");
     assert_eq!(facts(&second), facts(&fresh));
     assert_eq!(all().expect("second time"), samples);
+    let record = second.record(3);
+    second.read(&record, &mut Vec::new()).expect("read");
+    assert!(second.shards[3].map.get().is_some() && second.shards[3].file.get().is_none());
 
     // A shard that is replaced, one that goes away, a stored file that is damaged.
     let other = tempfile::tempdir().expect("folder");

@@ -1,4 +1,5 @@
-//! Colour jitter on a batch in floats.
+//! Colour jitter on a batch in floats, for programs that have floats on the device. The stage of a
+//! recipe does not use it: a recipe's colours are changed on the CPU, in bytes, before the slot.
 
 use bytemuck::{NoUninit, Pod, Zeroable};
 use tubelet_augment::normalise::Normalise;

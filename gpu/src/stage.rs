@@ -110,8 +110,12 @@ impl DeviceStage {
         }
         let ran = self.run(&launches);
         // Recorded even after a failure: some kernels may have been started.
-        if let Some(incoming) = &self.buffers[turn] {
-            record(&incoming.read, &self.compute)?;
+        if let Some(incoming) = &self.buffers[turn]
+            && let Err(error) = record(&incoming.read, &self.compute)
+        {
+            // The next copy to the buffer would not know when they have read it.
+            self.finish()?;
+            return Err(error);
         }
         ran?;
         record(tensors.ready(), &self.compute)?;

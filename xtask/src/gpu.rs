@@ -41,10 +41,16 @@ export TUBELET_NVRTC="$here/nvrtc" TUBELET_REQUIRE_NVRTC=1 TUBELET_REQUIRE_GPU=1
 export TUBELET_KERNEL_CACHE="$here/kernel-cache" RUST_BACKTRACE=1
 mkdir -p "$here/results"
 cd "$here"
-nvidia-smi | tee results/device.txt
+if command -v nvidia-smi >/dev/null; then
+    nvidia-smi | tee results/device.txt
+else
+    echo "nvidia-smi is not here: is there an NVIDIA driver?" | tee results/device.txt
+fi
 ./gpu-tests --test-threads=1 2>&1 | tee results/tests.txt
 ./gpu-bench 2>&1 | tee results/bench.txt
 ./tubelet bench data/train --recipe videomae-tiny --seconds 5 2>&1 | tee results/loader.txt
+./tubelet bench data/train --recipe videomae-tiny --seconds 5 --stage device 2>&1 |
+    tee results/device-stage.txt
 if python3 -c 'import torch' 2>/dev/null; then
     python3 hog_torch.py 2>&1 | tee results/hog_torch.txt
 fi
@@ -140,8 +146,9 @@ fn test_programs() -> Result<[(&'static str, PathBuf); 2], Failure> {
     let text = String::from_utf8_lossy(&output.stdout);
     let find = |kind: &str| {
         text.lines()
-            .find(|line| line.contains(kind))
-            .and_then(executable_of)
+            .filter(|line| line.contains(kind))
+            // The library itself is named too, without a program.
+            .find_map(executable_of)
             .ok_or_else(|| Failure::new(format!("cargo names no program for {kind}")))
     };
     Ok([

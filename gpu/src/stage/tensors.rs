@@ -109,7 +109,8 @@ impl DeviceTensors {
     }
 
     /// Frees the tensors when everything that is queued on `consumer` by now has run. Dropping them
-    /// instead is right once the consumer's work is known to be done.
+    /// instead is right once the consumer's work is known to be done. The stage's own stream waits
+    /// with what is submitted after this: submit the next batch first.
     ///
     /// # Errors
     /// When the driver refuses; the memory is then freed after `consumer` has been waited for.

@@ -364,17 +364,24 @@ fn one_plan_does_every_shape_of_a_recipe() {
     let phases = "pretrain.phases=[{from=0, shapes=[{frames=4, size=32}]}, \
         {from=2, shapes=[{size=48}, {frames=6}, {frames=2, size=16}]}]";
     let slowfast = r#"pretrain.target={kind="pixels", norm="mae", frames="mae-st"}"#;
-    let recipe = built_in("videomae-tiny", Stage::Pretrain, &[phases, slowfast]);
-    let (plan, stage) = (StagePlan::new(&recipe, PLANES, DType::F32), HostStage::new(&recipe));
-    let plan = plan.expect("can be done");
+    let buckets = "pretrain.buckets={shapes=[[32, 64], [64, 32], [48, 48]]}";
+    let recipes = [
+        built_in("videomae-tiny", Stage::Pretrain, &[phases, slowfast]),
+        built_in("mae-tiny", Stage::Pretrain, &[buckets]),
+    ];
     on_each_device(|device| {
-        for shape in recipe.shapes() {
-            let (layout, buf) = slot(shape);
-            let batch = BatchRef::new(&layout, buf.as_slice(), ROWS as usize);
-            let host = stage.run(batch);
-            let got = run(device, &plan, batch);
-            compare_passes(&got, &host);
-            compare_floats(&got.input, &host.pixels, DType::F32, true);
+        for recipe in &recipes {
+            let (stage, plan) =
+                (HostStage::new(recipe), StagePlan::new(recipe, PLANES, DType::F32));
+            let plan = plan.expect("can be done");
+            for shape in recipe.shapes() {
+                let (layout, buf) = slot(shape);
+                let batch = BatchRef::new(&layout, buf.as_slice(), ROWS as usize);
+                let host = stage.run(batch);
+                let got = run(device, &plan, batch);
+                compare_passes(&got, &host);
+                compare_floats(&got.input, &host.pixels, DType::F32, true);
+            }
         }
     });
 }

@@ -173,9 +173,8 @@ mod avx2 {
                     _mm_loadu_si128(pixels.add(2)),
                 ]
             };
-            let planes = planes([a, b, c]);
-            for c in 0..3 {
-                let halves = [planes[c], _mm_srli_si128::<8>(planes[c])];
+            for (c, bytes) in planes([a, b, c]).into_iter().enumerate() {
+                let halves = [bytes, _mm_srli_si128::<8>(bytes)];
                 for (n, half) in halves.into_iter().enumerate() {
                     let at = c * plane + step * STEP + n * 8;
                     // SAFETY: by the caller.

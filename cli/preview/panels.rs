@@ -104,7 +104,7 @@ impl Drawer<'_> {
             out
         };
         let what = if regions.len() > 1 { "regions of the views" } else { "region of the crop" };
-        let label = format!("original, {}x{}, and {what}", size.height, size.width);
+        let label = format!("original, {size}, and {what}");
         Panel { label, ink: None, pictures: shown.iter().map(draw).collect() }
     }
 

@@ -1,8 +1,9 @@
 //! What is done for a batch on the device, decided without one.
 //!
 //! A [`StagePlan`] knows the recipe's part of it: which constants the kernels read, which tensors a
-//! batch makes ([`batch`]), and the launches that make them ([`queue`]). [`crate::stage`] copies and
-//! launches; the tests run the same launches on the host.
+//! batch becomes ([`StagePlan::batch`], [`StagePlan::tensors`]), and what makes them
+//! ([`StagePlan::launches`]). [`crate::stage`] copies and launches; the tests run the same launches on
+//! the host.
 
 mod batch;
 mod queue;

@@ -145,11 +145,8 @@ fn test_programs() -> Result<[(&'static str, PathBuf); 2], Failure> {
     }
     let text = String::from_utf8_lossy(&output.stdout);
     let find = |kind: &str| {
-        text.lines()
-            .filter(|line| line.contains(kind))
-            // The library itself is named too, without a program.
-            .find_map(executable_of)
-            .ok_or_else(|| Failure::new(format!("cargo names no program for {kind}")))
+        let none = || Failure::new(format!("cargo names no program for {kind}"));
+        program_of(&text, kind).ok_or_else(none)
     };
     Ok([
         (
@@ -158,6 +155,12 @@ fn test_programs() -> Result<[(&'static str, PathBuf); 2], Failure> {
         ),
         ("gpu-bench", find("\"kind\":[\"bench\"]")?),
     ])
+}
+
+/// The first program in cargo's JSON whose line holds `kind`. The library that the programs share is
+/// named as well, without a program.
+fn program_of(text: &str, kind: &str) -> Option<PathBuf> {
+    text.lines().filter(|line| line.contains(kind)).find_map(executable_of)
 }
 
 /// The program that a line of cargo's JSON names.
@@ -228,4 +231,21 @@ fn copy(from: &Path, to: &Path) -> Outcome {
 
 fn io(path: &Path, error: &std::io::Error) -> Failure {
     Failure::new(format!("`{}`: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_without_a_program_is_passed_over() {
+        let lib = r#""kind":["lib"],"name":"tubelet_gpu""#;
+        let text = format!(
+            "{{{lib},\"executable\":null}}\n{{{lib},\"executable\":\"/a/gpu-1\"}}\n\
+             {{\"kind\":[\"bench\"],\"executable\":\"/a/bench-2\"}}\n"
+        );
+        assert_eq!(program_of(&text, lib), Some(PathBuf::from("/a/gpu-1")));
+        assert_eq!(program_of(&text, "\"kind\":[\"bench\"]"), Some(PathBuf::from("/a/bench-2")));
+        assert_eq!(program_of(&text, "\"kind\":[\"bin\"]"), None);
+    }
 }

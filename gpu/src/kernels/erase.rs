@@ -5,7 +5,7 @@ use tubelet_augment::erase::{Erase, EraseMode};
 use tubelet_core::key::last_word;
 use tubelet_core::{Draw, Size};
 
-use super::{Address, FloatBatch, Launch, PlaneOrder, by_dtype};
+use super::{Address, FloatBatch, Launch, PlaneOrder, by_dtype, check_area};
 use crate::error::GpuError;
 
 /// Threads of a block.
@@ -78,6 +78,7 @@ pub fn erase(
     boxes: &Boxes,
     fields: Address,
 ) -> Result<Launch, GpuError> {
+    check_area(batch.size)?;
     let kernel = by_dtype(["erase_f32", "erase_bf16", "erase_f16"], batch.dtype)?;
     if (boxes.rows, boxes.size) != (batch.rows, batch.size) {
         let valid = "boxes are used with the batch that they were read from";

@@ -292,18 +292,9 @@ impl Pixels {
         u64::from(self.rows) * u64::from(self.frames)
     }
 
-    /// Whether kernels can number the pixels of a frame.
-    fn check_area(&self) -> Result<(), GpuError> {
-        if (self.size.area() as u64) <= MAX_AREA {
-            return Ok(());
-        }
-        let value = format!("{}x{}", self.size.width, self.size.height);
-        Err(GpuError::shape("frame", value, "a frame has at most 2^30 pixels"))
-    }
-
     /// Whether the patches cover every frame exactly.
     fn check_tiling(&self, patch: PatchSize) -> Result<(), GpuError> {
-        self.check_area()?;
+        check_area(self.size)?;
         let Size { width, height } = self.size;
         let tiles = |length: u32, part: u32| part > 0 && length > 0 && length % part == 0;
         if tiles(self.frames, patch.t) && tiles(height, patch.h) && tiles(width, patch.w) {
@@ -341,6 +332,15 @@ pub struct TokenList {
     pub count: u32,
     /// u32 `[rows]`, how many of a row's tokens are real.
     pub counts: Address,
+}
+
+/// Whether kernels can number the pixels of a frame of `size`.
+fn check_area(size: Size) -> Result<(), GpuError> {
+    if u64::from(size.width) * u64::from(size.height) <= MAX_AREA {
+        return Ok(());
+    }
+    let value = format!("{}x{}", size.width, size.height);
+    Err(GpuError::shape("frame", value, "a frame has at most 2^30 pixels"))
 }
 
 /// `rows` times `tokens`, if kernels can number as many.

@@ -3,7 +3,7 @@
 use bytemuck::{NoUninit, Zeroable};
 use tubelet_core::PatchSize;
 
-use super::{Address, DType, Launch, Pixels, Source, TokenList, by_dtype, token_count};
+use super::{Address, DType, Launch, Pixels, Source, TokenList, by_dtype, check_area, token_count};
 use crate::error::GpuError;
 
 /// Threads of a block.
@@ -60,7 +60,7 @@ pub fn planes(
     dtype: DType,
     out: Address,
 ) -> Result<Launch, GpuError> {
-    pixels.check_area()?;
+    check_area(pixels.size)?;
     let kernel = by_dtype(["planes_f32", "planes_bf16", "planes_f16"], dtype)?;
     let planes = pixels.planes();
     let plane = pixels.size.area() as u64;

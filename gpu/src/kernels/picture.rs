@@ -4,7 +4,7 @@ use bytemuck::{NoUninit, Zeroable};
 use tubelet_augment::target::hog_picture::{BINS, CELL, cell_lines};
 use tubelet_core::{PatchSize, Size};
 
-use super::{Address, Launch, Pixels, Source, TokenList, token_count};
+use super::{Address, Launch, Pixels, Source, TokenList, check_area, token_count};
 use crate::error::GpuError;
 
 /// Cells that a block makes, with a thread a pixel.
@@ -48,7 +48,7 @@ pub fn line_table() -> Vec<u32> {
 /// # Errors
 /// When a frame has no whole cell, or the batch is empty or too large.
 pub fn picture_cells(pixels: &Pixels, source: Source, out: Address) -> Result<Launch, GpuError> {
-    pixels.check_area()?;
+    check_area(pixels.size)?;
     let (rows, columns) = cells_of(pixels.size);
     let cells = u64::from(rows) * u64::from(columns);
     let blocks = cells.div_ceil(CELLS);

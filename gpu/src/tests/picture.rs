@@ -83,3 +83,16 @@ fn pictures_are_the_hosts() {
         }
     });
 }
+
+/// Of channels with gradients of the same length, the first one's direction counts.
+#[test]
+fn the_first_of_equal_channels_counts() {
+    let case = Case { frames: 1, size: Size::new(24, 16), patch: patch(1, 8, 8) };
+    let area = case.size.area();
+    let ramp = |i: usize| {
+        let (c, x, y) = (i / area % 3, (i % 24) as f32, (i / 24 % 16) as f32);
+        [x + 3.0 * y, 3.0 * x + y, 0.0][c]
+    };
+    let floats: Vec<f32> = (0..case.values()).map(ramp).collect();
+    on_each_device(|device| case.check(device, &floats, None));
+}

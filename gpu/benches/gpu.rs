@@ -1,7 +1,7 @@
 //! How fast the kernels are: bytes that each must at least move, over the time it takes, as a share
 //! of what a copy inside the device's memory reaches. Refuses to run without a GPU.
 //!
-//! `cargo bench -p tubelet-gpu`; `--json` prints one object.
+//! `cargo bench -p tubelet-gpu`; `--json` prints one object, `--device` the device alone.
 
 #![expect(clippy::print_stdout, reason = "a bench prints its table")]
 
@@ -62,6 +62,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if std::env::args().any(|a| a == "--device") {
+        println!("{}, compute capability {}", gpu.name(), gpu.capability());
+        return ExitCode::SUCCESS;
+    }
     match run(&gpu) {
         Ok((copy, lines)) if json => print_json(&gpu, &copy, &lines),
         Ok((copy, lines)) => print_table(&gpu, &copy, &lines),

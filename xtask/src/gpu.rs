@@ -41,10 +41,9 @@ export TUBELET_NVRTC="$here/nvrtc" TUBELET_REQUIRE_NVRTC=1 TUBELET_REQUIRE_GPU=1
 export TUBELET_KERNEL_CACHE="$here/kernel-cache" RUST_BACKTRACE=1
 mkdir -p "$here/results"
 cd "$here"
+./gpu-bench --device | tee results/device.txt
 if command -v nvidia-smi >/dev/null; then
-    nvidia-smi | tee results/device.txt
-else
-    echo "nvidia-smi is not here: is there an NVIDIA driver?" | tee results/device.txt
+    nvidia-smi | tee -a results/device.txt
 fi
 ./gpu-tests --test-threads=1 2>&1 | tee results/tests.txt
 ./gpu-bench 2>&1 | tee results/bench.txt

@@ -250,27 +250,36 @@ impl StagePlan {
             return Err(GpuError::shape("rows of a batch", 0, "1 and more are"));
         }
         let (mask, tokens) = (batch.mask(0), view.grid.len());
-        let further = if mask.is_some() { self.passes } else { 0 };
-        let passes = (1..=further as u32)
-            .map(|bit| PassPlan::of(mask, tokens, bit, self.passes_predict))
-            .collect();
-        let mut out = BatchPlan {
-            rows: batch.rows(),
-            view: ViewPlan::of(view),
-            target_dim: self.target.dim(self.patch, view.frames, view.grid.t),
-            first: PassPlan::of(mask, tokens, 0, true),
-            passes,
-            views: layout.views[1..].iter().map(ViewPlan::of).collect(),
-            erase: None,
-            mixes: Vec::new(),
-            mixed: None,
-        };
+        let pass = |bit, predicts| PassPlan::of(mask, tokens, bit, predicts);
+        let mut out = self.sizes(layout, view, batch.rows(), pass);
         if let (Some(_), Some(fields), Some(field)) = (self.erase, batch.erase(), layout.erase) {
             let boxes = Boxes::of(fields, batch.rows(), view.size)?;
             out.erase = boxes.map(|boxes| (boxes, field.offset));
         }
         self.draw_mixes(batch, &mut out);
         Ok(out)
+    }
+
+    /// Rows of which none is erased or mixed; `pass` counts the pass of a bit that predicts or not.
+    fn sizes(
+        &self,
+        layout: &BatchLayout,
+        view: &ViewLayout,
+        rows: usize,
+        pass: impl Fn(u32, bool) -> PassPlan,
+    ) -> BatchPlan {
+        let further = if view.mask.is_some() { self.passes as u32 } else { 0 };
+        BatchPlan {
+            rows,
+            view: ViewPlan::of(view),
+            target_dim: self.target.dim(self.patch, view.frames, view.grid.t),
+            first: pass(0, true),
+            passes: (1..=further).map(|bit| pass(bit, self.passes_predict)).collect(),
+            views: layout.views[1..].iter().map(ViewPlan::of).collect(),
+            erase: None,
+            mixes: Vec::new(),
+            mixed: None,
+        }
     }
 
     fn draw_mixes(&self, batch: BatchRef<'_>, out: &mut BatchPlan) {
@@ -306,21 +315,9 @@ impl StagePlan {
     /// Refuses a layout that a kernel cannot do, by a row of which everything is masked.
     pub(super) fn check(&self, layout: &BatchLayout) -> Result<(), GpuError> {
         let view = self.first_view(layout)?;
-        let (tokens, masked) = (view.grid.len(), view.mask.is_some());
-        let all = if masked { tokens } else { 0 };
+        let all = if view.mask.is_some() { view.grid.len() } else { 0 };
         let pass = |bit, predicts| PassPlan { bit, max_visible: all, max_masked: all, predicts };
-        let further = if masked { self.passes } else { 0 };
-        let batch = BatchPlan {
-            rows: 1,
-            view: ViewPlan::of(view),
-            target_dim: self.target.dim(self.patch, view.frames, view.grid.t),
-            first: pass(0, true),
-            passes: (1..=further as u32).map(|bit| pass(bit, self.passes_predict)).collect(),
-            views: layout.views[1..].iter().map(ViewPlan::of).collect(),
-            erase: None,
-            mixes: Vec::new(),
-            mixed: None,
-        };
+        let batch = self.sizes(layout, view, 1, pass);
         self.launches(&batch, &Default::default(), &self.no_addresses(&batch)).map(drop)
     }
 

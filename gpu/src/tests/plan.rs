@@ -1,6 +1,6 @@
 //! A recipe's whole stage, against the host's.
 
-use tubelet_augment::builtin::recipe;
+use tubelet_augment::builtin::{ALL as BUILT_IN, recipe};
 use tubelet_augment::erase::{Erase, EraseMode};
 use tubelet_augment::stage::Pass;
 use tubelet_augment::target::hog::{HogScratch, hog_targets};
@@ -404,6 +404,25 @@ fn batches_that_do_not_fit_are_refused() {
     let (layout, buf) = slot(&built_in("mae-tiny", Stage::Finetune, &[]));
     let batch = BatchRef::new(&layout, buf.as_slice(), 2);
     assert!(refuse(&image, batch).contains("without a mask"));
+}
+
+#[test]
+fn every_built_in_recipe_has_a_device_stage() {
+    let mut stages = 0;
+    for (name, _) in BUILT_IN {
+        let file = recipe(name, &[]).unwrap_or_else(|e| panic!("{e}"));
+        for stage in [Stage::Pretrain, Stage::Finetune, Stage::Eval] {
+            // Some are for pre-training alone.
+            let Ok(recipe) = file.stage(stage) else { continue };
+            stages += 1;
+            let masked = recipe.layout(0).views[0].mask.is_some();
+            for input in [PLANES, FRAMES_FIRST, ALL].into_iter().chain(masked.then_some(VISIBLE)) {
+                let plan = StagePlan::new(&recipe, input, DType::Bf16);
+                plan.unwrap_or_else(|e| panic!("{name} {stage:?} {input:?}: {e}"));
+            }
+        }
+    }
+    assert!(stages > 12, "{stages}");
 }
 
 #[test]

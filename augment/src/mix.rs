@@ -130,6 +130,22 @@ impl MixSpec {
         let width = if self.group == 0 { rows } else { self.group as usize };
         (0..rows).step_by(width.max(1)).map(|from| from..(from + width).min(rows)).collect()
     }
+
+    /// The groups of the `rows` rows that this process has of the batch `key`, each with how its
+    /// rows are mixed.
+    pub fn draw_groups(
+        &self,
+        key: BatchKey,
+        rows: usize,
+        size: Size,
+    ) -> Vec<(std::ops::Range<usize>, Vec<Mix>)> {
+        let draw = |group: std::ops::Range<usize>| {
+            let number = (key.first_row as usize + group.start) / group.len();
+            let mixes = self.draw(key, number as u16, group.len(), size);
+            (group, mixes)
+        };
+        self.groups(rows).into_iter().map(draw).collect()
+    }
 }
 
 /// Mixes a group of rows of normalised floats, each `[3, frames, height, width]`.
@@ -190,6 +206,23 @@ pub struct MixedLabels {
 }
 
 impl MixedLabels {
+    /// Rows of the classes `labels`, none of them mixed.
+    pub fn unmixed(labels: &[u32], smoothing: f64) -> Self {
+        let lambda = vec![1.0; labels.len()];
+        Self { partners: labels.to_vec(), lambda, smoothing: smoothing as f32 }
+    }
+
+    /// The rows `group` were mixed by `mixes`; `labels` are the classes of all rows.
+    ///
+    /// # Panics
+    /// When there are other rows than mixes or labels.
+    pub fn set(&mut self, group: std::ops::Range<usize>, mixes: &[Mix], labels: &[u32]) {
+        for (n, row) in group.clone().enumerate() {
+            self.lambda[row] = mixes[n].lambda() as f32;
+            self.partners[row] = labels[group.end - 1 - n];
+        }
+    }
+
     /// Distributions `[rows, classes]` for the rows' own classes `labels`: λ and 1 − λ of smoothed
     /// one-hot vectors. Classes outside `0..classes` add nothing but the smoothing.
     pub fn distributions(&self, labels: &[u32], classes: usize) -> Vec<f32> {

@@ -151,20 +151,12 @@ impl HostStage {
         let size = Size::new(out.width as u32, out.height as u32);
         let floats = out.pixels.len() / out.rows;
         let labels = &out.labels;
-        let targets = out.mixed.get_or_insert_with(|| MixedLabels {
-            partners: labels.clone(),
-            lambda: vec![1.0; out.rows],
-            smoothing: mix.smoothing as f32,
-        });
-        for group in mix.groups(rows.len()) {
-            let number = (key.first_row as usize + group.start) / group.len();
-            let mixes = mix.draw(key, number as u16, group.len(), size);
+        let unmixed = || MixedLabels::unmixed(labels, mix.smoothing);
+        let targets = out.mixed.get_or_insert_with(unmixed);
+        for (group, mixes) in mix.draw_groups(key, rows.len(), size) {
             let group = rows.start + group.start..rows.start + group.end;
             mix_rows(&mut out.pixels[group.start * floats..group.end * floats], &mixes, size);
-            for (n, row) in group.clone().enumerate() {
-                targets.lambda[row] = mixes[n].lambda() as f32;
-                targets.partners[row] = labels[group.end - 1 - n];
-            }
+            targets.set(group, &mixes, labels);
         }
     }
 

@@ -1,7 +1,7 @@
 //! How fast the kernels are: bytes that each must at least move, over the time it takes, as a share
 //! of what a copy inside the device's memory reaches. Refuses to run without a GPU.
 //!
-//! `cargo bench -p tubelet-gpu`; `--json` prints one object.
+//! `cargo bench -p tubelet-gpu`; `--json` prints one object, `--device` the device alone.
 
 #![expect(clippy::print_stdout, reason = "a bench prints its table")]
 
@@ -9,17 +9,19 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaEvent, CudaStream, result, sys};
+use tubelet_augment::erase::EraseMode;
+use tubelet_augment::mix::Mix;
 use tubelet_augment::normalise::IMAGENET;
 use tubelet_augment::target::hog::HogSpec;
-use tubelet_augment::target::pixels::PatchNorm;
-use tubelet_core::{HostMemory, PatchSize, Rect, SampleId, SampleKey, Size};
+use tubelet_augment::target::pixels::{PatchNorm, PixelOrder};
+use tubelet_core::{HostMemory, PatchSize, Rect, Size};
 use tubelet_gpu::context::Kernels;
 use tubelet_gpu::kernels::{
-    Address, Change, ColorRow, DType, EraseBox, FloatBatch, HogSource, Launch, Mix, PatchNormSpec,
-    PatchOrder, Pixels, PlaneOrder, TokenList, color, erase, hog, mix, patch_norm, patches, planes,
-    target_table,
+    Address, Boxes, Change, ColorRow, DType, FloatBatch, Launch, PairMix, PatchNormSpec,
+    PatchOrder, Pixels, PlaneOrder, Source, TokenList, cells_len, color, erase, hog, line_table,
+    mix, patch_norm, patches, picture, picture_cells, planes, target_table,
 };
-use tubelet_gpu::memory::DeviceBuffer;
+use tubelet_gpu::memory::{DeviceBuffer, DeviceMemory};
 use tubelet_gpu::{Gpu, GpuError, PinnedMemory};
 
 /// Runs before and while the clock runs.
@@ -47,6 +49,7 @@ struct Line {
 struct Bench {
     kernels: Kernels,
     stream: Arc<CudaStream>,
+    memory: Arc<DeviceMemory>,
     lines: Vec<Line>,
 }
 
@@ -59,6 +62,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if std::env::args().any(|a| a == "--device") {
+        println!("{}, compute capability {}", gpu.name(), gpu.capability());
+        return ExitCode::SUCCESS;
+    }
     match run(&gpu) {
         Ok((copy, lines)) if json => print_json(&gpu, &copy, &lines),
         Ok((copy, lines)) => print_table(&gpu, &copy, &lines),
@@ -73,7 +80,8 @@ fn main() -> ExitCode {
 /// The copy inside the device, and everything else.
 fn run(gpu: &Gpu) -> Result<(Line, Vec<Line>), GpuError> {
     let stream = gpu.context().new_stream().map_err(driver("make a stream"))?;
-    let mut bench = Bench { kernels: Kernels::load(gpu)?, stream, lines: Vec::new() };
+    let memory = DeviceMemory::new(&stream)?;
+    let mut bench = Bench { kernels: Kernels::load(gpu)?, stream, memory, lines: Vec::new() };
     let copy = bench.copy_inside()?;
     bench.copy_in(gpu)?;
     bench.inputs()?;
@@ -107,7 +115,7 @@ impl Bench {
     }
 
     fn room(&self, bytes: u64) -> Result<DeviceBuffer, GpuError> {
-        DeviceBuffer::new(&self.stream, bytes as usize)
+        DeviceBuffer::new(&self.memory, bytes as usize)
     }
 
     /// `len` numbers that look random, the same in every run.
@@ -123,7 +131,7 @@ impl Bench {
             (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 11
         };
         let values: Vec<T> = (0..len).map(|i| make(mix(i + 1))).collect();
-        DeviceBuffer::from_slice(&self.stream, &values)
+        DeviceBuffer::from_slice(&self.memory, &values)
     }
 
     /// Bytes read and written by a copy from device memory to device memory.
@@ -173,20 +181,20 @@ impl Bench {
 
     /// Bytes to planes and patches.
     fn inputs(&mut self) -> Result<(), GpuError> {
-        let table = DeviceBuffer::from_slice(&self.stream, &IMAGENET.table())?;
+        let table = DeviceBuffer::from_slice(&self.memory, &IMAGENET.table())?;
         let bytes = self.noise(CLIPS.bytes(), |r| r as u8)?;
         let out = self.room(CLIPS.bytes() * 4)?;
         let pixels = Pixels { address: bytes.address(), ..CLIPS };
-        let (table, to) = (table.address(), out.address());
+        let (source, to) = (Source::Bytes { table: table.address() }, out.address());
         let list = self.tokens(CLIPS.rows, HIDDEN)?;
         for (name, dtype) in [("f32", DType::F32), ("bf16", DType::Bf16), ("f16", DType::F16)] {
             for order in [PlaneOrder::ChannelFirst, PlaneOrder::FrameFirst] {
-                let launch = planes(&pixels, table, order, dtype, to)?;
+                let launch = planes(&pixels, source, order, dtype, to)?;
                 self.kernel(&format!("planes {name} {order:?}"), &launch)?;
             }
             for order in [PatchOrder::ChannelFirst, PatchOrder::ChannelLast] {
                 let list = Some(&list.tokens);
-                let launch = patches(&pixels, table, TUBELET, list, order, dtype, to)?;
+                let launch = patches(&pixels, source, TUBELET, list, order, dtype, to)?;
                 self.kernel(&format!("patches {name} {order:?}"), &launch)?;
             }
         }
@@ -195,58 +203,79 @@ impl Bench {
 
     /// Targets.
     fn targets(&mut self) -> Result<(), GpuError> {
-        let table = DeviceBuffer::from_slice(&self.stream, &IMAGENET.table())?;
+        let table = DeviceBuffer::from_slice(&self.memory, &IMAGENET.table())?;
         let bytes = self.noise(CLIPS.bytes(), |r| r as u8)?;
         let out = self.room(CLIPS.bytes() * 4)?;
-        let chosen = DeviceBuffer::from_slice(&self.stream, &(0..16u32).collect::<Vec<_>>())?;
+        let chosen = DeviceBuffer::from_slice(&self.memory, &(0..16u32).collect::<Vec<_>>())?;
         let list = self.tokens(CLIPS.rows, HIDDEN)?;
         let pixels = Pixels { address: bytes.address(), ..CLIPS };
         for norm in [PatchNorm::Raw, PatchNorm::Mae, PatchNorm::Videomae] {
-            let values = DeviceBuffer::from_slice(&self.stream, &target_table(norm, &IMAGENET))?;
-            let chosen = chosen.address();
-            let spec = PatchNormSpec { norm, patch: TUBELET, chosen, per_slot: 2 };
-            let (values, to) = (values.address(), out.address());
-            let launch = patch_norm(&spec, &pixels, values, &list.tokens, to)?;
+            let values = DeviceBuffer::from_slice(&self.memory, &target_table(norm, &IMAGENET))?;
+            let spec = PatchNormSpec {
+                norm,
+                patch: TUBELET,
+                chosen: chosen.address(),
+                per_slot: 2,
+                order: PixelOrder::ChannelLast,
+                normalise: IMAGENET,
+            };
+            let source = Source::Bytes { table: values.address() };
+            let launch = patch_norm(&spec, &pixels, source, &list.tokens, out.address())?;
             self.kernel(&format!("patch_norm {norm:?}"), &launch)?;
         }
         let list = self.tokens(PICTURES.rows, 196)?;
         let floats = self.noise(PICTURES.bytes(), |r| (r % 4096) as f32 / 1024.0 - 2.0)?;
         let pixels = Pixels { address: bytes.address(), ..PICTURES };
         for (name, source) in [
-            ("bytes", HogSource::Bytes { table: table.address() }),
-            ("floats", HogSource::Floats(floats.address())),
+            ("bytes", Source::Bytes { table: table.address() }),
+            ("floats", Source::Floats(floats.address())),
         ] {
             let spec = HogSpec::new(9, 8);
             let to = out.address();
             let launch = hog(&spec, &pixels, source, Address::NULL, PATCH, &list.tokens, to)?;
             self.kernel(&format!("hog {name}, 256 pictures"), &launch)?;
         }
-        Ok(())
+        let frames = u64::from(PICTURES.rows) * cells_len(PICTURES.size) as u64;
+        let (cells, lines) = (self.room(frames * 4)?, line_table());
+        let lines = DeviceBuffer::from_slice(&self.memory, &lines)?;
+        let source = Source::Bytes { table: table.address() };
+        let launch = picture_cells(&pixels, source, cells.address())?;
+        self.kernel("picture_cells, 256 pictures", &launch)?;
+        let (cells, lines, to) = (cells.address(), lines.address(), out.address());
+        let launch = picture(&pixels, cells, lines, PATCH, &list.tokens, to)?;
+        self.kernel("picture, 256 pictures", &launch)
     }
 
     /// Changes of a batch in floats.
     fn floats(&mut self) -> Result<(), GpuError> {
         let out = self.room(CLIPS.bytes() * 4)?;
         let half = Rect { x: 30, y: 30, width: 158, height: 158 };
-        let key = SampleKey { seed: 1, epoch: 0, sample: SampleId(1), repeat: 0 };
-        let boxes: Vec<EraseBox> = (0..CLIPS.rows).map(|r| EraseBox::new(r, half, &key)).collect();
-        let boxes_there = DeviceBuffer::from_slice(&self.stream, &boxes)?;
+        // Each row's noise and its one box.
+        let field = |r: u32| [r, 0, half.x, half.y, half.width, half.height];
+        let fields: Vec<u32> = (0..CLIPS.rows).flat_map(field).collect();
+        let fields_there = DeviceBuffer::from_slice(&self.memory, &fields)?;
+        let boxes = Boxes::of(&fields, CLIPS.rows as usize, CLIPS.size)?;
         let changes = [Change::Brightness(1.2), Change::Contrast(0.8), Change::Saturation(1.1)];
         let rows = vec![ColorRow::new(&changes)?; CLIPS.rows as usize];
-        let rows_there = DeviceBuffer::from_slice(&self.stream, &rows)?;
+        let rows_there = DeviceBuffer::from_slice(&self.memory, &rows)?;
         for (name, dtype) in [("f32", DType::F32), ("bf16", DType::Bf16)] {
             let Pixels { rows, frames, size, .. } = CLIPS;
             let batch = FloatBatch { address: out.address(), dtype, rows, frames, size };
-            for (what, launch) in [
-                ("mixup", mix(&batch, Mix::Mixup { lambda: 0.4 })?),
-                ("cutmix", mix(&batch, Mix::Cutmix { region: half })?),
-                ("erase", erase(&batch, &boxes, boxes_there.address(), 1)?),
-                ("color", Some(color(&batch, rows_there.address(), &IMAGENET)?)),
-            ] {
-                if let Some(launch) = launch {
+            let cut = Mix::Cutmix { region: half, lambda: 0.5 };
+            for (what, way) in [("mixup", Mix::Mixup(0.4)), ("cutmix", cut)] {
+                let mixes = vec![way; rows as usize];
+                let pairs: Vec<PairMix> = PairMix::of_group(0..rows as usize, &mixes).collect();
+                for launch in mix(&batch, &pairs)? {
                     self.kernel(&format!("{what} {name}"), &launch)?;
                 }
             }
+            if let Some(boxes) = &boxes {
+                let (order, fields) = (PlaneOrder::ChannelFirst, fields_there.address());
+                let launch = erase(&batch, order, EraseMode::Pixel, boxes, fields)?;
+                self.kernel(&format!("erase {name}"), &launch)?;
+            }
+            let launch = color(&batch, rows_there.address(), &IMAGENET)?;
+            self.kernel(&format!("color {name}"), &launch)?;
         }
         Ok(())
     }
@@ -254,8 +283,8 @@ impl Bench {
     /// The first `count` tokens of each row.
     fn tokens(&self, rows: u32, count: u32) -> Result<List, GpuError> {
         let numbers: Vec<u32> = (0..rows).flat_map(|_| 0..count).collect();
-        let address = DeviceBuffer::from_slice(&self.stream, &numbers)?;
-        let counts = DeviceBuffer::from_slice(&self.stream, &vec![count; rows as usize])?;
+        let address = DeviceBuffer::from_slice(&self.memory, &numbers)?;
+        let counts = DeviceBuffer::from_slice(&self.memory, &vec![count; rows as usize])?;
         let tokens = TokenList { address: address.address(), count, counts: counts.address() };
         Ok(List { tokens, _memory: [address, counts] })
     }

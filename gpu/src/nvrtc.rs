@@ -73,24 +73,40 @@ impl Nvrtc {
     /// # Errors
     /// When it is nowhere, with all places; when `TUBELET_NVRTC` names a folder without it.
     pub fn find() -> Result<Self, GpuError> {
+        Self::find_up_to(i32::MAX)
+    }
+
+    /// As [`Nvrtc::find`], of a major version up to `major`: a driver loads what compilers of its own
+    /// major version and of older ones made.
+    ///
+    /// # Errors
+    /// As [`Nvrtc::find`].
+    pub fn find_up_to(major: i32) -> Result<Self, GpuError> {
+        let fits = |found: Self| match found.version {
+            (own, _) if own <= major => Ok(found),
+            (own, minor) => Err(GpuError::NoNvrtc(format!(
+                "version {own}.{minor} is too new for this driver, which is for CUDA {major}"
+            ))),
+        };
         if let Some(folder) = std::env::var_os(NVRTC_VARIABLE) {
-            return Self::in_folder(Path::new(&folder));
+            return Self::in_folder(Path::new(&folder)).and_then(fits);
         }
         let mut tried = Vec::new();
         for folder in toolkit_folders() {
-            match Self::in_folder(&folder) {
+            match Self::in_folder(&folder).and_then(fits) {
                 Ok(found) => return Ok(found),
                 Err(_) => tried.push(folder.display().to_string()),
             }
         }
         for name in SYSTEM_NAMES {
-            match Library::open(Path::new(name)).and_then(Self::new) {
+            match Library::open(Path::new(name)).and_then(Self::new).and_then(fits) {
                 Ok(found) => return Ok(found),
                 Err(_) => tried.push(name.to_owned()),
             }
         }
+        let newest = if major == i32::MAX { String::new() } else { format!(" up to {major}") };
         Err(GpuError::NoNvrtc(format!(
-            "not in {}; set {NVRTC_VARIABLE} to the folder of libnvrtc.so.*",
+            "no version{newest} in {}; set {NVRTC_VARIABLE} to the folder of libnvrtc.so.*",
             tried.join(", ")
         )))
     }

@@ -15,7 +15,7 @@ use tubelet_core::BatchRef;
 use crate::context::{Gpu, Kernels};
 use crate::error::GpuError;
 use crate::kernels::{Address, Launch};
-use crate::memory::{DeviceBuffer, keep_freed_memory};
+use crate::memory::{DeviceBuffer, DeviceMemory};
 use crate::plan::{ConstantAddresses, Constants, StagePlan};
 use release::Release;
 pub use tensors::{DeviceTensor, DeviceTensors};
@@ -30,6 +30,7 @@ pub struct DeviceStage {
     constants: ConstantAddresses,
     copies: Arc<CudaStream>,
     compute: Arc<CudaStream>,
+    memory: Arc<DeviceMemory>,
     buffers: [Option<Incoming>; BUFFERS],
     next: usize,
     release: Release,
@@ -51,16 +52,17 @@ impl DeviceStage {
     pub fn new(gpu: &Gpu, plan: StagePlan) -> Result<Self, GpuError> {
         let context = gpu.context();
         let kernels = Kernels::load(gpu)?;
-        keep_freed_memory(context)?;
         let stream = || context.new_stream().map_err(GpuError::driver("make a stream"));
         let (copies, compute) = (stream()?, stream()?);
-        let (constant_memory, constants) = copy_constants(&compute, &plan.constants())?;
+        let memory = DeviceMemory::new(&compute)?;
+        let (constant_memory, constants) = copy_constants(&memory, &plan.constants())?;
         Ok(Self {
             plan,
             kernels,
             constants,
             copies,
             compute,
+            memory,
             buffers: [const { None }; BUFFERS],
             next: 0,
             release: Release::start()?,
@@ -78,7 +80,8 @@ impl DeviceStage {
     /// should be page-locked ([`crate::PinnedMemory`]): from the heap, the copy is slower and the
     /// call waits for it.
     ///
-    /// A batch of the loader goes in as `stage.submit(batch, Batch::as_ref)`.
+    /// A batch of the loader goes in as `stage.submit(batch, Batch::as_ref)`. Batches may differ in
+    /// shape; buffers grow with them.
     ///
     /// # Errors
     /// When the batch has a shape that the kernels cannot do, or the driver refuses.
@@ -89,18 +92,30 @@ impl DeviceStage {
     ) -> Result<DeviceTensors, GpuError> {
         let slot = Box::new(slot);
         let seen = batch(&slot);
-        let shape = self.plan.shape(seen)?;
-        let tensors = DeviceTensors::new(&self.plan, &self.compute, &shape, seen)?;
+        let work = self.plan.batch(seen)?;
+        let tensors = DeviceTensors::new(&self.memory, &self.plan.tensors(&work), &work, seen)?;
+        // Freed at the end of this call, behind the kernels in their stream.
+        let scratch =
+            self.plan.scratch(&work).try_map(|s| DeviceBuffer::new(&self.memory, s.bytes()))?;
         let turn = self.next;
-        let address = self.buffer(turn, seen.bytes().len())?;
-        let launches = self.plan.launches(&shape, &self.constants, &tensors.addresses(address))?;
+        let slot_address = self.buffer(turn, seen.bytes().len())?;
+        let at = tensors.addresses(slot_address, &scratch);
+        let launches = self.plan.launches(&work, &self.constants, &at)?;
         self.next = (turn + 1) % BUFFERS;
         let copied = self.copy(slot, &batch, turn)?;
-        self.compute.wait(&copied).map_err(GpuError::driver("order streams"))?;
+        if let Err(source) = self.compute.wait(&copied) {
+            // Nothing orders the streams now: the buffer must not be freed under the copy.
+            self.copies.synchronize().map_err(GpuError::driver("wait for a copy"))?;
+            return Err(GpuError::Driver { doing: "order streams", source });
+        }
         let ran = self.run(&launches);
         // Recorded even after a failure: some kernels may have been started.
-        if let Some(incoming) = &self.buffers[turn] {
-            record(&incoming.read, &self.compute)?;
+        if let Some(incoming) = &self.buffers[turn]
+            && let Err(error) = record(&incoming.read, &self.compute)
+        {
+            // The next copy to the buffer would not know when they have read it.
+            self.finish()?;
+            return Err(error);
         }
         ran?;
         record(tensors.ready(), &self.compute)?;
@@ -121,7 +136,7 @@ impl DeviceStage {
         let incoming = match old {
             Some(incoming) => incoming,
             None => {
-                let bytes = DeviceBuffer::new(&self.compute, bytes)?;
+                let bytes = DeviceBuffer::new(&self.memory, bytes)?;
                 let read = self.compute.record_event(None);
                 Incoming { bytes, read: read.map_err(GpuError::driver("record an event"))? }
             }
@@ -148,11 +163,12 @@ impl DeviceStage {
         // SAFETY: the buffer has at least as many bytes (`buffer`) and is not read before `copied`;
         // the slot's bytes stay where they are, in a box, until the copy is done: `release` waits
         // for the event, the error path for the stream.
-        unsafe {
+        let queued = unsafe {
             result::memcpy_htod_async(incoming.bytes.address().0, bytes, self.copies.cu_stream())
-        }
-        .map_err(GpuError::driver("copy a batch to the device"))?;
-        if let Err(error) = record(&copied, &self.copies) {
+        };
+        let queued = queued.map_err(GpuError::driver("copy a batch to the device"));
+        if let Err(error) = queued.and_then(|()| record(&copied, &self.copies)) {
+            // Even a call that failed may have queued the copy.
             self.copies.synchronize().map_err(GpuError::driver("wait for a copy"))?;
             return Err(error);
         }
@@ -186,20 +202,18 @@ fn record(event: &CudaEvent, stream: &CudaStream) -> Result<(), GpuError> {
 
 /// The plan's constants on the device.
 fn copy_constants(
-    stream: &Arc<CudaStream>,
+    memory: &Arc<DeviceMemory>,
     constants: &Constants,
 ) -> Result<(Vec<DeviceBuffer>, ConstantAddresses), GpuError> {
-    let memory = vec![
-        DeviceBuffer::from_slice(stream, &constants.table)?,
-        DeviceBuffer::from_slice(stream, &constants.target_table)?,
-        DeviceBuffer::from_slice(stream, &constants.chosen)?,
-        DeviceBuffer::from_slice(stream, &constants.window)?,
+    let buffers = [
+        DeviceBuffer::from_slice(memory, &constants.tables)?,
+        DeviceBuffer::from_slice(memory, &constants.target_table)?,
+        DeviceBuffer::from_slice(memory, &constants.chosen)?,
+        DeviceBuffer::from_slice(memory, &constants.window)?,
+        DeviceBuffer::from_slice(memory, &constants.lines)?,
     ];
-    let addresses = ConstantAddresses {
-        table: memory[0].address(),
-        target_table: memory[1].address(),
-        chosen: memory[2].address(),
-        window: memory[3].address(),
-    };
-    Ok((memory, addresses))
+    let [tables, target_table, chosen, window, lines] =
+        std::array::from_fn(|n| buffers[n].address());
+    let addresses = ConstantAddresses { tables, target_table, chosen, window, lines };
+    Ok((buffers.into(), addresses))
 }

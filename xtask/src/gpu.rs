@@ -41,10 +41,15 @@ export TUBELET_NVRTC="$here/nvrtc" TUBELET_REQUIRE_NVRTC=1 TUBELET_REQUIRE_GPU=1
 export TUBELET_KERNEL_CACHE="$here/kernel-cache" RUST_BACKTRACE=1
 mkdir -p "$here/results"
 cd "$here"
-nvidia-smi | tee results/device.txt
+./gpu-bench --device | tee results/device.txt
+if command -v nvidia-smi >/dev/null; then
+    nvidia-smi | tee -a results/device.txt
+fi
 ./gpu-tests --test-threads=1 2>&1 | tee results/tests.txt
 ./gpu-bench 2>&1 | tee results/bench.txt
 ./tubelet bench data/train --recipe videomae-tiny --seconds 5 2>&1 | tee results/loader.txt
+./tubelet bench data/train --recipe videomae-tiny --seconds 5 --stage device 2>&1 |
+    tee results/device-stage.txt
 if python3 -c 'import torch' 2>/dev/null; then
     python3 hog_torch.py 2>&1 | tee results/hog_torch.txt
 fi
@@ -139,10 +144,8 @@ fn test_programs() -> Result<[(&'static str, PathBuf); 2], Failure> {
     }
     let text = String::from_utf8_lossy(&output.stdout);
     let find = |kind: &str| {
-        text.lines()
-            .find(|line| line.contains(kind))
-            .and_then(executable_of)
-            .ok_or_else(|| Failure::new(format!("cargo names no program for {kind}")))
+        let none = || Failure::new(format!("cargo names no program for {kind}"));
+        program_of(&text, kind).ok_or_else(none)
     };
     Ok([
         (
@@ -151,6 +154,12 @@ fn test_programs() -> Result<[(&'static str, PathBuf); 2], Failure> {
         ),
         ("gpu-bench", find("\"kind\":[\"bench\"]")?),
     ])
+}
+
+/// The first program in cargo's JSON whose line holds `kind`. The library that the programs share is
+/// named as well, without a program.
+fn program_of(text: &str, kind: &str) -> Option<PathBuf> {
+    text.lines().filter(|line| line.contains(kind)).find_map(executable_of)
 }
 
 /// The program that a line of cargo's JSON names.
@@ -221,4 +230,21 @@ fn copy(from: &Path, to: &Path) -> Outcome {
 
 fn io(path: &Path, error: &std::io::Error) -> Failure {
     Failure::new(format!("`{}`: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_without_a_program_is_passed_over() {
+        let lib = r#""kind":["lib"],"name":"tubelet_gpu""#;
+        let text = format!(
+            "{{{lib},\"executable\":null}}\n{{{lib},\"executable\":\"/a/gpu-1\"}}\n\
+             {{\"kind\":[\"bench\"],\"executable\":\"/a/bench-2\"}}\n"
+        );
+        assert_eq!(program_of(&text, lib), Some(PathBuf::from("/a/gpu-1")));
+        assert_eq!(program_of(&text, "\"kind\":[\"bench\"]"), Some(PathBuf::from("/a/bench-2")));
+        assert_eq!(program_of(&text, "\"kind\":[\"bin\"]"), None);
+    }
 }

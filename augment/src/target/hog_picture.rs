@@ -4,7 +4,7 @@
 use tubelet_core::{PatchSize, Size};
 
 /// Orientation bins over 180°.
-const BINS: usize = 9;
+pub const BINS: usize = 9;
 /// Side of a cell in pixels.
 pub const CELL: usize = 8;
 /// Half the length of a drawn line: ⌊8/2⌋ − 1.
@@ -82,6 +82,22 @@ impl CellHistograms {
         }
         all
     }
+}
+
+/// Which bins' lines cross each pixel of a cell, row by row: bit b for bin b. A line does not leave
+/// its cell, so this says all about how histograms are drawn.
+pub fn cell_lines() -> [u16; CELL * CELL] {
+    let mut lines = [0; CELL * CELL];
+    for bin in 0..BINS {
+        let mut histogram = [0.0; BINS];
+        histogram[bin] = 1.0;
+        let size = Size::square(CELL as u32);
+        let cell = CellHistograms { rows: 1, columns: 1, size, values: vec![histogram] };
+        for (line, drawn) in lines.iter_mut().zip(cell.picture()) {
+            *line |= u16::from(drawn > 0.0) << bin;
+        }
+    }
+    lines
 }
 
 /// Writes the targets of `tokens` (ascending) to `out`, `[tokens, dim]`, ordered frame, row, column:

@@ -1,9 +1,10 @@
-//! Colour jitter on a batch in floats.
+//! Colour jitter on a batch in floats, for programs that have floats on the device. The stage of a
+//! recipe does not use it: a recipe's colours are changed on the CPU, in bytes, before the slot.
 
 use bytemuck::{NoUninit, Pod, Zeroable};
 use tubelet_augment::normalise::Normalise;
 
-use super::{Address, FloatBatch, Launch, by_dtype};
+use super::{Address, FloatBatch, Launch, by_dtype, check_area};
 use crate::error::GpuError;
 
 /// Threads of a block; the kernel's sums have room for as many warps.
@@ -72,6 +73,7 @@ struct ColorParams {
 /// # Errors
 /// When the batch is empty or too large.
 pub fn color(batch: &FloatBatch, rows: Address, normalise: &Normalise) -> Result<Launch, GpuError> {
+    check_area(batch.size)?;
     let kernel = by_dtype(["color_f32", "color_bf16", "color_f16"], batch.dtype)?;
     let params = ColorParams {
         data: batch.address,

@@ -173,6 +173,38 @@ DEVICE void look_up(const u8* at, const float* table, float (*values)[V]) {
     }
 }
 
+// Where pixels come from: bytes and the table of their values, or floats.
+struct Source {
+    const u8* pixels;     // [rows, frames, height, width, 3], or null
+    const float* floats;  // [rows, 3, frames, height, width], where `pixels` is null
+    u32 frames;
+    u32 plane;            // height x width
+};
+
+// V neighbours of each channel from pixel `at` of a frame on. For V = 4, `at` is a multiple of 4,
+// bytes are aligned to 4 and floats to 16.
+template <int V>
+DEVICE void read_run(const Source& s, const float* table, u32 row, u32 frame, u32 at,
+                     float (*values)[V]) {
+    if (s.pixels) {
+        u64 pixel = ((u64)row * s.frames + frame) * s.plane + at;
+        look_up<V>(s.pixels + pixel * 3, table, values);
+    } else {
+        u64 step = (u64)s.frames * s.plane;
+        const float* first = s.floats + row * 3 * step + (u64)frame * s.plane + at;
+        for (int c = 0; c < 3; c++) load_run<V>(first + c * step, values[c]);
+    }
+}
+
+// Channel `c` of pixel `at` of a frame.
+DEVICE float pixel_at(const Source& s, const float* table, u32 row, u32 frame, u32 c, u32 at) {
+    if (s.pixels) {
+        u64 pixel = ((u64)row * s.frames + frame) * s.plane + at;
+        return table[c * 256 + s.pixels[pixel * 3 + c]];
+    }
+    return s.floats[(((u64)row * 3 + c) * s.frames + frame) * s.plane + at];
+}
+
 template <int V, class T>
 DEVICE void store_run(T* at, const float* values) {
     if (V == 4) {
@@ -182,9 +214,10 @@ DEVICE void store_run(T* at, const float* values) {
     }
 }
 
-// Copies a table of 3 x 256 values to shared memory; the caller has a barrier after it.
+// Copies a table of 3 x 256 values, if there is one, to shared memory; the caller has a barrier after
+// it.
 DEVICE void copy_table(const float* from, float* to) {
-    for (u32 i = threadIdx.x; i < 768; i += blockDim.x) to[i] = from[i];
+    for (u32 i = threadIdx.x; from && i < 768; i += blockDim.x) to[i] = from[i];
 }
 
 // Sums N values over the block; all threads call it and get the sums. `scratch` holds N values a

@@ -1,50 +1,53 @@
 //! Random erasing on a batch in floats.
 
-use bytemuck::{NoUninit, Pod, Zeroable};
-use tubelet_core::key::{last_word, philox4x32_10};
-use tubelet_core::{Draw, Rect, SampleKey};
+use bytemuck::{NoUninit, Zeroable};
+use tubelet_augment::erase::{Erase, EraseMode};
+use tubelet_core::key::last_word;
+use tubelet_core::{Draw, Size};
 
-use super::{Address, FloatBatch, Launch, by_dtype};
+use super::{Address, FloatBatch, Launch, PlaneOrder, by_dtype, check_area};
 use crate::error::GpuError;
 
 /// Threads of a block.
 const THREADS: u32 = 256;
-/// First word of the counters of noise: a sample's own draws stay below.
-const FIRST_COUNTER: u32 = 1 << 31;
+/// Values that a thread writes at most, before another block is added.
+const VALUES: u64 = 4;
 
-/// A box to be filled with noise: copied to the device as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-pub struct EraseBox {
-    /// Row of the batch.
-    pub row: u32,
-    /// First row of pixels.
-    pub top: u32,
-    /// First column.
-    pub left: u32,
-    /// Rows of pixels.
-    pub height: u32,
-    /// Columns.
-    pub width: u32,
-    epoch: u32,
-    sample: u32,
-    last: u32,
+/// What a batch loses, found out from its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Boxes {
+    rows: u32,
+    size: Size,
+    /// Room for boxes in a row.
+    boxes: u32,
+    /// Pixels of the largest box, and of all together.
+    largest: u64,
+    all: u64,
 }
 
-impl EraseBox {
-    /// The box `region` of row `row`, which holds the sample `key`. Its noise depends on the key
-    /// alone; the key's seed goes to [`erase`].
-    pub fn new(row: u32, region: Rect, key: &SampleKey) -> Self {
-        Self {
-            row,
-            top: region.y,
-            left: region.x,
-            height: region.height,
-            width: region.width,
-            epoch: key.epoch,
-            sample: key.sample.0 as u32,
-            last: last_word(key.sample.0, key.repeat, Draw::Mix),
+impl Boxes {
+    /// The boxes in `fields`, u32 `[rows, 2 + 4 · boxes]` ([`tubelet_core::BatchLayout::erase`]), of
+    /// frames of `size`; `None` where there is none.
+    ///
+    /// # Errors
+    /// When a box leaves the frame.
+    pub fn of(fields: &[u32], rows: usize, size: Size) -> Result<Option<Self>, GpuError> {
+        let words = fields.len() / rows.max(1);
+        let mut out = Self { rows: rows as u32, size, boxes: 0, largest: 0, all: 0 };
+        out.boxes = (words.saturating_sub(2) / 4) as u32;
+        for (row, field) in fields.chunks_exact(words.max(2)).enumerate() {
+            for region in Erase::load(field).boxes {
+                if !region.fits(size) {
+                    let value = format!("{region:?} of row {row}");
+                    let valid = "a box lies inside the frame";
+                    return Err(GpuError::shape("erased box", value, valid));
+                }
+                let area = region.size().area() as u64;
+                out.largest = out.largest.max(area);
+                out.all += area;
+            }
         }
+        Ok((out.largest > 0).then_some(out))
     }
 }
 
@@ -52,77 +55,54 @@ impl EraseBox {
 #[repr(C)]
 struct EraseParams {
     data: Address,
-    boxes: Address,
+    fields: Address,
     frames: u32,
     height: u32,
     width: u32,
+    boxes: u32,
     blocks: u32,
-    seed_low: u32,
-    seed_high: u32,
+    mode: u32,
+    frame_major: u32,
+    last: u32,
 }
 
-/// Fills `boxes`, which the device has at `address`, with standard normal noise under `seed`; see
-/// [`noise`]. `None` where there is no box.
+/// Erases `boxes` in `batch`, whose axes are in the order `order`; the device has their fields at
+/// `fields`. The numbers are those of [`Erase::apply`], rounded to the batch's type.
 ///
 /// # Errors
-/// When a box leaves its frame or the batch, or there are too many.
+/// When the boxes are those of another shape, the batch is too large, or its type is no float.
 pub fn erase(
     batch: &FloatBatch,
-    boxes: &[EraseBox],
-    address: Address,
-    seed: u64,
-) -> Result<Option<Launch>, GpuError> {
+    order: PlaneOrder,
+    mode: EraseMode,
+    boxes: &Boxes,
+    fields: Address,
+) -> Result<Launch, GpuError> {
+    check_area(batch.size)?;
     let kernel = by_dtype(["erase_f32", "erase_bf16", "erase_f16"], batch.dtype)?;
-    boxes.iter().try_for_each(|b| check_box(batch, b))?;
-    let elements = |b: &EraseBox| u64::from(b.height) * u64::from(b.width) * planes(batch);
-    let Some(most) = boxes.iter().map(elements).max() else { return Ok(None) };
-    let blocks = most.div_ceil(4 * u64::from(THREADS)).max(1);
+    if (boxes.rows, boxes.size) != (batch.rows, batch.size) {
+        let valid = "boxes are used with the batch that they were read from";
+        return Err(GpuError::shape("erased boxes", format!("{boxes:?}"), valid));
+    }
+    let planes = 3 * u64::from(batch.frames);
+    let blocks = (boxes.largest * planes).div_ceil(u64::from(THREADS) * VALUES);
     let params = EraseParams {
         data: batch.address,
-        boxes: address,
+        fields,
         frames: batch.frames,
         height: batch.size.height,
         width: batch.size.width,
+        boxes: boxes.boxes,
         blocks: blocks as u32,
-        seed_low: seed as u32,
-        seed_high: (seed >> 32) as u32,
+        mode: match mode {
+            EraseMode::Const => 0,
+            EraseMode::Rand => 1,
+            EraseMode::Pixel => 2,
+        },
+        frame_major: u32::from(order == PlaneOrder::FrameFirst),
+        last: last_word(0, 0, Draw::Erase),
     };
-    let traffic = boxes.iter().map(elements).sum::<u64>() * batch.dtype.bytes() as u64;
-    let launch = Launch::new(kernel, boxes.len() as u64 * blocks, THREADS, &params)?;
-    Ok(Some(launch.with_traffic(traffic)))
-}
-
-fn planes(batch: &FloatBatch) -> u64 {
-    3 * u64::from(batch.frames)
-}
-
-fn check_box(batch: &FloatBatch, b: &EraseBox) -> Result<(), GpuError> {
-    let ends = |start: u32, length: u32| u64::from(start) + u64::from(length);
-    let inside = b.row < batch.rows
-        && ends(b.left, b.width) <= u64::from(batch.size.width)
-        && ends(b.top, b.height) <= u64::from(batch.size.height);
-    if inside {
-        return Ok(());
-    }
-    Err(GpuError::shape("erased box", format!("{b:?}"), "a box lies inside a frame of the batch"))
-}
-
-/// Number `element` of the noise that fills `erased` under `seed`: the specification of the kernel.
-/// Elements are numbered channel, frame, row, column of the box.
-///
-/// Philox 4x32-10 under the key `seed`, counter (2^31 + element / 4, epoch, sample, sample's high
-/// bits and repeat); Box–Muller in f32 on the upper 24 bits of each word.
-pub fn noise(erased: &EraseBox, seed: u64, element: u64) -> f32 {
-    let counter = [
-        FIRST_COUNTER.wrapping_add((element / 4) as u32),
-        erased.epoch,
-        erased.sample,
-        erased.last,
-    ];
-    let random = philox4x32_10(counter, [seed as u32, (seed >> 32) as u32]);
-    let pair = (element % 4 / 2 * 2) as usize;
-    let scale = 1.0 / (1 << 24) as f32;
-    let radius = (-2.0 * (((random[pair] >> 8) + 1) as f32 * scale).ln()).sqrt();
-    let angle = std::f32::consts::TAU * ((random[pair + 1] >> 8) as f32 * scale);
-    radius * if element % 2 == 0 { angle.cos() } else { angle.sin() }
+    let all = u64::from(batch.rows) * u64::from(boxes.boxes) * blocks;
+    let traffic = boxes.all * planes * batch.dtype.bytes() as u64;
+    Ok(Launch::new(kernel, all, THREADS, &params)?.with_traffic(traffic))
 }

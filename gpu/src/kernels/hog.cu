@@ -53,25 +53,17 @@ DEVICE u32 orientation_bin(float gx, float gy, u32 bins) {
     return bin_of(phase, bins);
 }
 
-// One pixel of channel `c`, normalised.
-DEVICE float pixel_at(const HogParams& p, u32 row, u32 frame, u32 c, u32 y, u32 x) {
-    u64 plane = (u64)p.height * p.width, at = (u64)y * p.width + x;
-    if (p.pixels) {
-        u64 pixel = ((u64)row * p.frames + frame) * plane + at;
-        return p.table[c * 256 + p.pixels[pixel * 3 + c]];
-    }
-    return p.floats[(((u64)row * 3 + c) * p.frames + frame) * plane + at];
-}
-
 // Reads the token's pixels and one more on each side: [3, high + 2, wide + 2].
 DEVICE void read_tile(const HogParams& p, u32 row, u32 frame, u32 top, u32 left, float* tile) {
     u32 high = p.cells_h * p.cell + 2, wide = p.cells_w * p.cell + 2;
+    Source source = {p.pixels, p.floats, p.frames, p.height * p.width};
     for (u32 i = threadIdx.x; i < 3 * high * wide; i += blockDim.x) {
         // The channel fastest: neighbouring threads read neighbouring bytes.
         u32 c = i % 3, x = i / 3 % wide, y = i / 3 / wide;
         u32 from_y = reflect((int)(top + y) - 1, p.height);
         u32 from_x = reflect((int)(left + x) - 1, p.width);
-        tile[(c * high + y) * wide + x] = pixel_at(p, row, frame, c, from_y, from_x);
+        u32 at = from_y * p.width + from_x;
+        tile[(c * high + y) * wide + x] = pixel_at(source, p.table, row, frame, c, at);
     }
 }
 

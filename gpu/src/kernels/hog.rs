@@ -4,23 +4,11 @@ use bytemuck::{NoUninit, Zeroable};
 use tubelet_augment::target::hog::HogSpec;
 use tubelet_core::PatchSize;
 
-use super::{Address, Launch, Pixels, SHARED_BYTES, TokenList};
+use super::{Address, Launch, Pixels, SHARED_BYTES, Source, TokenList, token_count};
 use crate::error::GpuError;
 
 /// Threads of a block: about the 108 numbers of the published target.
 const THREADS: u32 = 128;
-
-/// What the histograms are made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HogSource {
-    /// Bytes, normalised by the table at this address, f32 `[3, 256]`.
-    Bytes {
-        /// The table.
-        table: Address,
-    },
-    /// f32 `[rows, 3, frames, height, width]` at this address, taken as it is.
-    Floats(Address),
-}
 
 #[derive(Clone, Copy, NoUninit, Zeroable)]
 #[repr(C)]
@@ -60,7 +48,7 @@ struct HogParams {
 pub fn hog(
     spec: &HogSpec,
     pixels: &Pixels,
-    source: HogSource,
+    source: Source,
     window: Address,
     patch: PatchSize,
     tokens: &TokenList,
@@ -68,10 +56,7 @@ pub fn hog(
 ) -> Result<Launch, GpuError> {
     pixels.check_tiling(patch)?;
     let shared = shared_bytes(spec, pixels, patch)?;
-    let (bytes, table, floats) = match source {
-        HogSource::Bytes { table } => (pixels.address, table, Address::NULL),
-        HogSource::Floats(floats) => (Address::NULL, Address::NULL, floats),
-    };
+    let (bytes, floats, table) = source.addresses(pixels);
     let (columns, rows) = (pixels.size.width / patch.w, pixels.size.height / patch.h);
     let params = HogParams {
         pixels: bytes,
@@ -96,8 +81,8 @@ pub fn hog(
         normalise: u32::from(spec.normalise),
         unused: 0,
     };
-    let blocks = u64::from(pixels.rows) * u64::from(tokens.count);
-    let read = u64::from(patch.h * patch.w) * if floats == Address::NULL { 3 } else { 12 };
+    let blocks = token_count(pixels.rows, tokens.count.into())?;
+    let read = u64::from(patch.h * patch.w) * source.pixel_bytes();
     let traffic = blocks * (read + 4 * spec.token_dim(patch) as u64);
     let launch = Launch::new("hog", blocks, THREADS, &params)?;
     Ok(launch.with_shared(shared).with_traffic(traffic))

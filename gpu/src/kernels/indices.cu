@@ -1,15 +1,16 @@
-// Masks to ascending lists of visible and masked tokens. One block a row.
+// Masks to ascending lists of visible and masked tokens, one block a row; and one bit of masks to
+// bytes of 0 and 1.
 #include "common.cuh"
 
 struct IndicesParams {
-    const u8* mask;      // [rows, tokens], bit 0 set = masked; further passes above it
+    const u8* mask;      // [rows, tokens], bit 0 = masked; further passes above it
     u32* visible;        // [rows, max_visible]; short rows repeat their last index
     u32* masked;         // [rows, max_masked]
     u32* masked_count;   // [rows]
     u32 tokens;
     u32 max_visible;
     u32 max_masked;
-    u32 unused;
+    u32 bit;             // the pass
 };
 
 // Fills a list from `count` on with its last index, or 0 where it is empty.
@@ -27,7 +28,7 @@ KERNEL(indices, IndicesParams) {
     u32 run = (p.tokens + blockDim.x - 1) / blockDim.x;
     u32 start = min(threadIdx.x * run, p.tokens), end = min(start + run, p.tokens);
     u32 own = 0;
-    for (u32 i = start; i < end; i++) own += mask[i] & 1;
+    for (u32 i = start; i < end; i++) own += mask[i] >> p.bit & 1;
     before[threadIdx.x] = own;
     __syncthreads();
     for (u32 step = 1; step < blockDim.x; step *= 2) {
@@ -40,7 +41,7 @@ KERNEL(indices, IndicesParams) {
     u32 at[2] = {start - (before[threadIdx.x] - own), before[threadIdx.x] - own};
     u32 count[2] = {p.tokens - masked, masked};
     for (u32 i = start; i < end; i++) {
-        u32 kind = mask[i] & 1;
+        u32 kind = mask[i] >> p.bit & 1;
         lists[kind][at[kind]++] = i;
         if (at[kind] == count[kind]) last_of[kind] = i;
     }
@@ -48,4 +49,16 @@ KERNEL(indices, IndicesParams) {
     pad(lists[0], count[0], p.max_visible, last_of[0]);
     pad(lists[1], count[1], p.max_masked, last_of[1]);
     if (threadIdx.x == 0) p.masked_count[blockIdx.x] = masked;
+}
+
+struct FlagsParams {
+    const u8* mask;
+    u8* out;
+    u32 count;
+    u32 bit;
+};
+
+KERNEL(flags, FlagsParams) {
+    u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < p.count) p.out[i] = (u8)(p.mask[i] >> p.bit & 1);
 }

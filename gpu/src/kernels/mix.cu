@@ -1,64 +1,75 @@
-// Mixup and CutMix in batch mode, in place: row r and row rows-1-r are partners, one thread changes
-// both, so neither reads what the other wrote.
+// Mixup and CutMix, in place: one thread changes a place of both rows of a pair, so neither reads what
+// the other wrote. Each row of a pair may be mixed in its own way.
 #include "common.cuh"
 
-struct MixParams {
-    void* data;          // [rows, planes, height, width]
-    u32 rows;
-    u32 planes;          // 3 x frames
-    u32 height;
-    u32 width;
-    u32 cut;             // 0: mixup; 1: CutMix
+struct MixRow {
+    u32 kind;            // 0: as it is; 1: mixup; 2: CutMix
     float keep;          // mixup: the row's share
     float take;          // mixup: the partner's share
-    u32 top;             // CutMix: the box taken from the partner
+    u32 top;             // CutMix: the box that is the partner's
     u32 left;
-    u32 box_height;
-    u32 box_width;
-    u32 blocks;          // blocks a pair
-    u32 vector;          // mixup: whether four elements go at once
+    u32 height;
+    u32 width;
     u32 unused;
 };
 
-template <int V, class T>
-DEVICE void mixup(const MixParams& p, T* a, T* b, u32 first, u32 step) {
-    u32 runs = p.planes * p.height * p.width / V;
-    for (u32 i = first; i < runs; i += step) {
-        float one[V], two[V], mixed[V];
-        load_run<V>(a + (u64)i * V, one);
-        load_run<V>(b + (u64)i * V, two);
-        for (int k = 0; k < V; k++) mixed[k] = one[k] * p.keep + two[k] * p.take;
-        store_run<V>(a + (u64)i * V, mixed);
-        for (int k = 0; k < V; k++) mixed[k] = two[k] * p.keep + one[k] * p.take;
-        store_run<V>(b + (u64)i * V, mixed);
-    }
+struct MixPair {
+    u32 first;           // the two rows
+    u32 second;
+    u32 top;             // outside this box nothing changes
+    u32 left;
+    u32 height;
+    u32 width;
+    MixRow own[2];
+};
+
+struct MixParams {
+    void* data;          // [rows, planes, height, width]
+    u32 planes;          // 3 x frames
+    u32 height;
+    u32 width;
+    u32 blocks;          // blocks a pair
+    u32 vector;          // whether four elements go at once; then boxes are made of whole fours
+    u32 unused;
+    MixPair pairs[32];
+};
+
+DEVICE float mixed(const MixRow& row, float own, float other, u32 x, u32 y) {
+    if (row.kind == 1) return own * row.keep + other * row.take;
+    // Differences below 0 wrap to large numbers.
+    bool inside = x - row.left < row.width && y - row.top < row.height;
+    return row.kind == 2 && inside ? other : own;
 }
 
-template <class T>
-DEVICE void cutmix(const MixParams& p, T* a, T* b, u32 first, u32 step) {
-    u32 plane = p.height * p.width, area = p.box_height * p.box_width;
+template <int V, class T>
+DEVICE void mix_pair(const MixParams& p, u32 pair, u32 first, u32 step) {
+    u64 values = (u64)p.planes * p.height * p.width;
+    T* a = (T*)p.data + p.pairs[pair].first * values;
+    T* b = (T*)p.data + p.pairs[pair].second * values;
+    u32 top = p.pairs[pair].top, left = p.pairs[pair].left;
+    u32 runs = p.pairs[pair].width / V, area = p.pairs[pair].height * runs;
+    MixRow one = p.pairs[pair].own[0], two = p.pairs[pair].own[1];
     for (u32 i = first; i < p.planes * area; i += step) {
-        u32 inside = i % area, y = inside / p.box_width, x = inside % p.box_width;
-        u32 at = i / area * plane + (p.top + y) * p.width + p.left + x;
-        T one = a[at];
-        a[at] = b[at];
-        b[at] = one;
+        u32 inside = i % area, y = top + inside / runs, x = left + inside % runs * V;
+        u64 at = ((u64)(i / area) * p.height + y) * p.width + x;
+        float u[V], v[V], out[V];
+        load_run<V>(a + at, u);
+        load_run<V>(b + at, v);
+        for (int k = 0; k < V; k++) out[k] = mixed(one, u[k], v[k], x + k, y);
+        store_run<V>(a + at, out);
+        for (int k = 0; k < V; k++) out[k] = mixed(two, v[k], u[k], x + k, y);
+        store_run<V>(b + at, out);
     }
 }
 
 template <class T>
 DEVICE void mix_body(const MixParams& p) {
-    u32 row = blockIdx.x / p.blocks, part = blockIdx.x % p.blocks;
-    u64 values = (u64)p.planes * p.height * p.width;
-    T* a = (T*)p.data + row * values;
-    T* b = (T*)p.data + (p.rows - 1 - row) * values;
-    u32 first = part * blockDim.x + threadIdx.x, step = p.blocks * blockDim.x;
-    if (p.cut) {
-        cutmix(p, a, b, first, step);
-    } else if (p.vector) {
-        mixup<4>(p, a, b, first, step);
+    u32 pair = blockIdx.x / p.blocks;
+    u32 first = blockIdx.x % p.blocks * blockDim.x + threadIdx.x, step = p.blocks * blockDim.x;
+    if (p.vector) {
+        mix_pair<4, T>(p, pair, first, step);
     } else {
-        mixup<1>(p, a, b, first, step);
+        mix_pair<1, T>(p, pair, first, step);
     }
 }
 

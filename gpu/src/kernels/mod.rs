@@ -11,17 +11,19 @@ mod indices;
 mod mix;
 mod normalize;
 mod patch_norm;
+mod picture;
 
 use bytemuck::{NoUninit, Pod, Zeroable};
 use tubelet_core::{PatchSize, Size};
 
 pub use color::{Change, ColorRow, color};
-pub use erase::{EraseBox, erase, noise};
-pub use hog::{HogSource, hog};
-pub use indices::{IndexLists, indices};
-pub use mix::{Mix, mix};
+pub use erase::{Boxes, erase};
+pub use hog::hog;
+pub use indices::{IndexLists, flags, indices};
+pub use mix::{PairMix, mix};
 pub use normalize::{PatchOrder, PlaneOrder, patches, planes};
 pub use patch_norm::{PatchNormSpec, patch_norm, target_table};
+pub use picture::{cells_len, line_table, picture, picture_cells};
 
 use crate::error::GpuError;
 
@@ -29,6 +31,10 @@ use crate::error::GpuError;
 pub const SHARED_BYTES: u32 = 48 << 10;
 /// Blocks that one launch may have.
 pub const MAX_BLOCKS: u64 = (1 << 31) - 1;
+/// Pixels that a frame may have: kernels number them in 32 bits.
+pub const MAX_AREA: u64 = 1 << 30;
+/// Tokens that the rows of a batch may list together, likewise.
+pub const MAX_TOKENS: u64 = 1 << 31;
 /// Entries of a table of normalised grey levels, `[3, 256]`.
 pub const TABLE_LEN: usize = 768;
 
@@ -59,6 +65,8 @@ pub enum DType {
     F16,
     /// Unsigned 32-bit.
     U32,
+    /// Bytes: flags of 0 and 1.
+    U8,
 }
 
 impl DType {
@@ -67,6 +75,7 @@ impl DType {
         match self {
             Self::F32 | Self::U32 => 4,
             Self::Bf16 | Self::F16 => 2,
+            Self::U8 => 1,
         }
     }
 }
@@ -85,6 +94,8 @@ pub enum Program {
     PatchNorm,
     /// HOG targets.
     Hog,
+    /// Pictures of HOG.
+    Picture,
     /// Mixup, CutMix.
     Mix,
     /// Random erasing.
@@ -95,11 +106,12 @@ pub enum Program {
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Normalize,
         Self::Indices,
         Self::PatchNorm,
         Self::Hog,
+        Self::Picture,
         Self::Mix,
         Self::Erase,
         Self::Color,
@@ -112,6 +124,7 @@ impl Program {
             Self::Indices => "indices",
             Self::PatchNorm => "patch_norm",
             Self::Hog => "hog",
+            Self::Picture => "picture",
             Self::Mix => "mix",
             Self::Erase => "erase",
             Self::Color => "color",
@@ -125,6 +138,7 @@ impl Program {
             Self::Indices => include_str!("indices.cu"),
             Self::PatchNorm => include_str!("patch_norm.cu"),
             Self::Hog => include_str!("hog.cu"),
+            Self::Picture => include_str!("picture.cu"),
             Self::Mix => include_str!("mix.cu"),
             Self::Erase => include_str!("erase.cu"),
             Self::Color => include_str!("color.cu"),
@@ -142,9 +156,10 @@ impl Program {
                 "patches_bf16",
                 "patches_f16",
             ],
-            Self::Indices => &["indices"],
+            Self::Indices => &["indices", "flags"],
             Self::PatchNorm => &["patch_norm"],
             Self::Hog => &["hog"],
+            Self::Picture => &["picture_cells", "picture"],
             Self::Mix => &["mix_f32", "mix_bf16", "mix_f16"],
             Self::Erase => &["erase_f32", "erase_bf16", "erase_f16"],
             Self::Color => &["color_f32", "color_bf16", "color_f16"],
@@ -215,7 +230,45 @@ fn words_of<P: NoUninit>(params: &P) -> Vec<u64> {
     words
 }
 
-/// u8 `[rows, frames, height, width, 3]` on the device.
+/// What a kernel reads pixels from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The bytes at [`Pixels::address`] through the table at this address, f32 `[3, 256]`.
+    Bytes {
+        /// The table.
+        table: Address,
+    },
+    /// f32 `[rows, 3, frames, height, width]` at this address, taken as it is.
+    Floats(Address),
+}
+
+impl Source {
+    /// Bytes, floats and table of a parameter block.
+    fn addresses(self, pixels: &Pixels) -> (Address, Address, Address) {
+        match self {
+            Self::Bytes { table } => (pixels.address, Address::NULL, table),
+            Self::Floats(floats) => (Address::NULL, floats, Address::NULL),
+        }
+    }
+
+    /// Bytes of one pixel.
+    fn pixel_bytes(self) -> u64 {
+        match self {
+            Self::Bytes { .. } => 3,
+            Self::Floats(_) => 12,
+        }
+    }
+
+    /// Whether four pixels can be read at once, from every fourth one on.
+    fn is_aligned(self, pixels: &Pixels) -> bool {
+        match self {
+            Self::Bytes { .. } => pixels.address.is_aligned(4),
+            Self::Floats(floats) => floats.is_aligned(16),
+        }
+    }
+}
+
+/// u8 `[rows, frames, height, width, 3]` on the device, or floats of the same shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pixels {
     /// The first byte.
@@ -234,8 +287,14 @@ impl Pixels {
         u64::from(self.rows) * u64::from(self.frames) * self.size.area() as u64 * 3
     }
 
+    /// Frames of all rows.
+    fn planes(&self) -> u64 {
+        u64::from(self.rows) * u64::from(self.frames)
+    }
+
     /// Whether the patches cover every frame exactly.
     fn check_tiling(&self, patch: PatchSize) -> Result<(), GpuError> {
+        check_area(self.size)?;
         let Size { width, height } = self.size;
         let tiles = |length: u32, part: u32| part > 0 && length > 0 && length % part == 0;
         if tiles(self.frames, patch.t) && tiles(height, patch.h) && tiles(width, patch.w) {
@@ -273,6 +332,24 @@ pub struct TokenList {
     pub count: u32,
     /// u32 `[rows]`, how many of a row's tokens are real.
     pub counts: Address,
+}
+
+/// Whether kernels can number the pixels of a frame of `size`.
+fn check_area(size: Size) -> Result<(), GpuError> {
+    if u64::from(size.width) * u64::from(size.height) <= MAX_AREA {
+        return Ok(());
+    }
+    let value = format!("{}x{}", size.width, size.height);
+    Err(GpuError::shape("frame", value, "a frame has at most 2^30 pixels"))
+}
+
+/// `rows` times `tokens`, if kernels can number as many.
+fn token_count(rows: u32, tokens: u64) -> Result<u64, GpuError> {
+    let all = u64::from(rows) * tokens;
+    if all <= MAX_TOKENS {
+        return Ok(all);
+    }
+    Err(GpuError::shape("tokens of a batch", all, "the rows list at most 2^31 tokens together"))
 }
 
 /// The kernel of `family` (three, by element type) for `dtype`.

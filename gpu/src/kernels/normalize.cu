@@ -1,9 +1,10 @@
-// u8 [rows, frames, height, width, 3] to normalised planes or patches. The values come from a table
-// [3, 256] that the host computed, so they equal the host's to the bit.
+// Pixels to normalised planes or patches. Of bytes, the values come from a table [3, 256] that the
+// host computed, so they equal the host's to the bit; floats are taken as they are.
 #include "common.cuh"
 
 struct PlanesParams {
     const u8* pixels;
+    const float* floats;
     const float* table;
     void* out;
     u32 planes;         // rows x frames
@@ -18,14 +19,14 @@ template <int V, class T>
 DEVICE void planes_of(const PlanesParams& p, const float* table) {
     u32 n = blockIdx.x / p.blocks, part = blockIdx.x % p.blocks;
     u32 row = n / p.frames, frame = n % p.frames;
-    const u8* in = p.pixels + (u64)n * p.plane * 3;
+    Source source = {p.pixels, p.floats, p.frames, p.plane};
     u64 step = (u64)(p.frame_major ? 1 : p.frames) * p.plane;
     u64 first = p.frame_major ? (u64)n * 3 * p.plane : ((u64)row * 3 * p.frames + frame) * p.plane;
     T* out = (T*)p.out + first;
     u32 runs = p.plane / V;
     for (u32 i = part * blockDim.x + threadIdx.x; i < runs; i += p.blocks * blockDim.x) {
         float values[3][V];
-        look_up<V>(in + (u64)i * 3 * V, table, values);
+        read_run<V>(source, table, row, frame, i * V, values);
         for (int c = 0; c < 3; c++) store_run<V>(out + c * step + (u64)i * V, values[c]);
     }
 }
@@ -48,6 +49,7 @@ KERNEL(planes_f16, PlanesParams) { planes_body<F16>(p); }
 
 struct PatchesParams {
     const u8* pixels;
+    const float* floats;
     const float* table;
     const u32* tokens;  // [rows, count], or null for all tokens in order
     void* out;          // [rows, count, patch values]
@@ -89,12 +91,12 @@ DEVICE void patch_of(const PatchesParams& p, const float* table, u32 n) {
     u32 volume = p.patch_t * p.patch_h * p.patch_w;
     u32 runs_a_row = p.patch_w / V;
     T* out = (T*)p.out + (u64)n * 3 * volume;
+    Source source = {p.pixels, p.floats, p.frames, p.height * p.width};
     for (u32 i = threadIdx.x; i < volume / V; i += blockDim.x) {
         u32 line = i / runs_a_row, x = i % runs_a_row * V;
         u32 frame = at.frame + line / p.patch_h, y = at.top + line % p.patch_h;
-        u64 pixel = (((u64)at.row * p.frames + frame) * p.height + y) * p.width + at.left + x;
         float values[3][V];
-        look_up<V>(p.pixels + pixel * 3, table, values);
+        read_run<V>(source, table, at.row, frame, y * p.width + at.left + x, values);
         if (p.channel_last) {
             float mixed[3 * V];
             for (int k = 0; k < 3 * V; k++) mixed[k] = values[k % 3][k / 3];

@@ -1,9 +1,9 @@
-//! Bytes to normalised planes or patches.
+//! Pixels to normalised planes or patches.
 
 use bytemuck::{NoUninit, Zeroable};
 use tubelet_core::PatchSize;
 
-use super::{Address, DType, Launch, Pixels, TokenList, by_dtype};
+use super::{Address, DType, Launch, Pixels, Source, TokenList, by_dtype, check_area, token_count};
 use crate::error::GpuError;
 
 /// Threads of a block.
@@ -37,6 +37,7 @@ pub enum PatchOrder {
 #[repr(C)]
 struct PlanesParams {
     pixels: Address,
+    floats: Address,
     table: Address,
     out: Address,
     planes: u32,
@@ -47,26 +48,29 @@ struct PlanesParams {
     vector: u32,
 }
 
-/// Normalises every pixel. `table` is f32 `[3, 256]`
-/// ([`tubelet_augment::normalise::Normalise::table`]), `out` has as many elements as `pixels`.
+/// Every pixel to `out`, which has as many elements as `pixels`. Bytes are normalised by their table
+/// ([`tubelet_augment::normalise::Normalise::table`]).
 ///
 /// # Errors
 /// When the batch is empty or too large, or `dtype` is no float.
 pub fn planes(
     pixels: &Pixels,
-    table: Address,
+    source: Source,
     order: PlaneOrder,
     dtype: DType,
     out: Address,
 ) -> Result<Launch, GpuError> {
+    check_area(pixels.size)?;
     let kernel = by_dtype(["planes_f32", "planes_bf16", "planes_f16"], dtype)?;
-    let planes = u64::from(pixels.rows) * u64::from(pixels.frames);
+    let planes = pixels.planes();
     let plane = pixels.size.area() as u64;
-    let vector = plane % 4 == 0 && pixels.address.is_aligned(4) && out.is_aligned(16);
+    let vector = plane % 4 == 0 && source.is_aligned(pixels) && out.is_aligned(16);
     let runs = if vector { plane / 4 } else { plane };
     let blocks = runs.div_ceil(u64::from(THREADS) * RUNS);
+    let (bytes, floats, table) = source.addresses(pixels);
     let params = PlanesParams {
-        pixels: pixels.address,
+        pixels: bytes,
+        floats,
         table,
         out,
         planes: planes as u32,
@@ -76,7 +80,7 @@ pub fn planes(
         blocks: blocks as u32,
         vector: u32::from(vector),
     };
-    let traffic = pixels.bytes() * (1 + dtype.bytes() as u64);
+    let traffic = planes * plane * (source.pixel_bytes() + 3 * dtype.bytes() as u64);
     Ok(Launch::new(kernel, planes * blocks, THREADS, &params)?.with_traffic(traffic))
 }
 
@@ -84,6 +88,7 @@ pub fn planes(
 #[repr(C)]
 struct PatchesParams {
     pixels: Address,
+    floats: Address,
     table: Address,
     tokens: Address,
     out: Address,
@@ -101,14 +106,14 @@ struct PatchesParams {
     unused: u32,
 }
 
-/// Normalises the pixels of the listed tokens, or of all where there is no list, to
-/// `out`, `[rows, count, 3 · t · h · w]`. Padding of the list is written like a token.
+/// The pixels of the listed tokens, or of all where there is no list, to `out`,
+/// `[rows, count, 3 · t · h · w]`. Padding of the list is written like a token.
 ///
 /// # Errors
 /// When the patches do not tile the frames, the batch is empty or too large, or `dtype` is no float.
 pub fn patches(
     pixels: &Pixels,
-    table: Address,
+    source: Source,
     patch: PatchSize,
     tokens: Option<&TokenList>,
     order: PatchOrder,
@@ -120,13 +125,15 @@ pub fn patches(
     let volume = u64::from(patch.t * patch.h * patch.w);
     let all = u64::from(pixels.frames) * pixels.size.area() as u64 / volume;
     let count = tokens.map_or(all, |t| u64::from(t.count));
-    let written = u64::from(pixels.rows) * count;
+    let written = token_count(pixels.rows, count)?;
     let vector = patch.w % 4 == 0
         && pixels.size.width % 4 == 0
-        && pixels.address.is_aligned(4)
+        && source.is_aligned(pixels)
         && out.is_aligned(16);
+    let (bytes, floats, table) = source.addresses(pixels);
     let params = PatchesParams {
-        pixels: pixels.address,
+        pixels: bytes,
+        floats,
         table,
         tokens: tokens.map_or(Address::NULL, |t| t.address),
         out,
@@ -143,7 +150,7 @@ pub fn patches(
         vector: u32::from(vector),
         unused: 0,
     };
-    let traffic = written * volume * 3 * (1 + dtype.bytes() as u64);
+    let traffic = written * volume * (source.pixel_bytes() + 3 * dtype.bytes() as u64);
     let launch = Launch::new(kernel, written.div_ceil(u64::from(TOKENS)), THREADS / 2, &params)?;
     Ok(launch.with_traffic(traffic))
 }

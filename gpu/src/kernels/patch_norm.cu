@@ -1,12 +1,14 @@
 // Pixel targets of every published formula. One block a few tokens, one after the other.
 //
 // The table holds the value of each grey level before the token is standardised (normalised, or put
-// back to 0..1), computed on the host; sums are f64 as on the host.
+// back to 0..1), computed on the host; floats are normalised and put back here. Sums are f64 as on the
+// host.
 #include "common.cuh"
 
 struct PatchNormParams {
-    const u8* pixels;      // [rows, frames, height, width, 3]
-    const float* table;    // [3, 256]
+    const u8* pixels;      // [rows, frames, height, width, 3], or null
+    const float* floats;   // [rows, 3, frames, height, width], where `pixels` is null
+    const float* table;    // [3, 256], for `pixels`
     const u32* tokens;     // [rows, max_tokens]
     const u32* counts;     // [rows], how many of a row's tokens are real
     const u32* chosen;     // frames the targets are made of, per_slot for each time slot
@@ -14,6 +16,8 @@ struct PatchNormParams {
     double inside;         // epsilon added to the variance
     double outside;        // epsilon added to the deviation
     double bias;           // subtracted from the count: 1 for the unbiased variance
+    float mean[3];         // put floats back to 0..1: value x deviation + mean
+    float deviation[3];
     u32 max_tokens;
     u32 frames;
     u32 height;
@@ -26,6 +30,8 @@ struct PatchNormParams {
     u32 joint;             // 1: one mean and variance over all channels
     u32 written;           // rows x max_tokens
     u32 per_block;         // tokens that a block makes
+    u32 put_back;          // whether floats are put back to 0..1
+    u32 channel_first;     // 0: frame, row, column, channel; 1: channel, frame, row, column
 };
 
 // Reads the values of the `n`-th token to `values` (frame, row, column, channel) and adds them to
@@ -38,17 +44,19 @@ DEVICE void read_token(const PatchNormParams& p, u32 n, const float* table, floa
     u32 slot = token / cells, cell = token % cells;
     u32 top = cell / columns * p.patch_h, left = cell % columns * p.patch_w;
     u32 runs_a_line = p.patch_w / V, runs = p.per_slot * p.patch_h * runs_a_line;
+    Source source = {p.pixels, p.floats, p.frames, p.height * p.width};
     for (u32 i = threadIdx.x; i < runs; i += blockDim.x) {
         u32 line = i / runs_a_line, x = i % runs_a_line * V;
         u32 frame = p.chosen[slot * p.per_slot + line / p.patch_h];
         u32 y = top + line % p.patch_h;
-        u64 pixel = (((u64)row * p.frames + frame) * p.height + y) * p.width + left + x;
         float found[3][V];
-        look_up<V>(p.pixels + pixel * 3, table, found);
+        read_run<V>(source, table, row, frame, y * p.width + left + x, found);
         for (int k = 0; k < V; k++) {
             for (int c = 0; c < 3; c++) {
-                values[(i * V + k) * 3 + c] = found[c][k];
-                sums[c] += found[c][k];
+                float value = found[c][k];
+                if (p.put_back) value = value * p.deviation[c] + p.mean[c];
+                values[(i * V + k) * 3 + c] = value;
+                sums[c] += value;
             }
         }
     }
@@ -98,10 +106,11 @@ DEVICE void make_token(const PatchNormParams& p, u32 n, u32 dim, const float* ta
     if (p.standardise) statistics<V>(p, dim, values, scratch, means, scales);
     __syncthreads();
     for (u32 i = threadIdx.x; i < dim; i += blockDim.x) {
-        u32 c = i % 3;
+        u32 pixels = dim / 3, c = p.channel_first ? i / pixels : i % 3;
+        float value = values[p.channel_first ? i % pixels * 3 + c : i];
         double mean = c == 0 ? means[0] : c == 1 ? means[1] : means[2];
         double scale = c == 0 ? scales[0] : c == 1 ? scales[1] : scales[2];
-        out[i] = p.standardise ? (float)(((double)values[i] - mean) * scale) : values[i];
+        out[i] = p.standardise ? (float)(((double)value - mean) * scale) : value;
     }
     // The next token's values take the place of these.
     __syncthreads();

@@ -2,10 +2,10 @@
 
 use bytemuck::{NoUninit, Zeroable};
 use tubelet_augment::normalise::Normalise;
-use tubelet_augment::target::pixels::PatchNorm;
+use tubelet_augment::target::pixels::{PatchNorm, PixelOrder};
 use tubelet_core::PatchSize;
 
-use super::{Address, Launch, Pixels, SHARED_BYTES, TABLE_LEN, TokenList};
+use super::{Address, Launch, Pixels, SHARED_BYTES, Source, TABLE_LEN, TokenList, token_count};
 use crate::error::GpuError;
 
 /// Threads of a block; the kernel's sums have room for as many warps.
@@ -27,6 +27,10 @@ pub struct PatchNormSpec {
     pub chosen: Address,
     /// Frames in a target.
     pub per_slot: u32,
+    /// Order of the numbers of a target.
+    pub order: PixelOrder,
+    /// What floats were normalised by.
+    pub normalise: Normalise,
 }
 
 impl PatchNormSpec {
@@ -40,6 +44,7 @@ impl PatchNormSpec {
 #[repr(C)]
 struct PatchNormParams {
     pixels: Address,
+    floats: Address,
     table: Address,
     tokens: Address,
     counts: Address,
@@ -48,6 +53,8 @@ struct PatchNormParams {
     inside: f64,
     outside: f64,
     bias: f64,
+    mean: [f32; 3],
+    deviation: [f32; 3],
     max_tokens: u32,
     frames: u32,
     height: u32,
@@ -60,6 +67,8 @@ struct PatchNormParams {
     joint: u32,
     written: u32,
     per_block: u32,
+    put_back: u32,
+    channel_first: u32,
 }
 
 /// A formula in numbers: (x − μ)/(√(Σ(x − μ)²/(n − bias) + inside) + outside).
@@ -96,8 +105,8 @@ pub fn target_table(norm: PatchNorm, normalise: &Normalise) -> [f32; TABLE_LEN] 
     })
 }
 
-/// Targets of the listed tokens to `out`, f32 `[rows, count, dim]`; padding is zero. `table` is
-/// [`target_table`]'s.
+/// Targets of the listed tokens to `out`, f32 `[rows, count, dim]`; padding is zero. The table of bytes
+/// is [`target_table`]'s.
 ///
 /// # Errors
 /// When the patches do not tile the frames, a target does not fit shared memory, or the batch is
@@ -105,7 +114,7 @@ pub fn target_table(norm: PatchNorm, normalise: &Normalise) -> [f32; TABLE_LEN] 
 pub fn patch_norm(
     spec: &PatchNormSpec,
     pixels: &Pixels,
-    table: Address,
+    source: Source,
     tokens: &TokenList,
     out: Address,
 ) -> Result<Launch, GpuError> {
@@ -117,9 +126,11 @@ pub fn patch_norm(
     }
     let formula = Formula::of(spec.norm);
     let aligned = spec.patch.w % 4 == 0 && pixels.size.width % 4 == 0;
-    let written = u64::from(pixels.rows) * u64::from(tokens.count);
+    let written = token_count(pixels.rows, tokens.count.into())?;
+    let (bytes, floats, table) = source.addresses(pixels);
     let params = PatchNormParams {
-        pixels: pixels.address,
+        pixels: bytes,
+        floats,
         table,
         tokens: tokens.address,
         counts: tokens.counts,
@@ -128,6 +139,8 @@ pub fn patch_norm(
         inside: formula.inside,
         outside: formula.outside,
         bias: formula.bias,
+        mean: spec.normalise.mean,
+        deviation: spec.normalise.std,
         max_tokens: tokens.count,
         frames: pixels.frames,
         height: pixels.size.height,
@@ -135,12 +148,15 @@ pub fn patch_norm(
         patch_h: spec.patch.h,
         patch_w: spec.patch.w,
         per_slot: spec.per_slot,
-        vector: u32::from(aligned && pixels.address.is_aligned(4)),
+        vector: u32::from(aligned && source.is_aligned(pixels)),
         standardise: u32::from(formula.standardise),
         joint: u32::from(formula.joint),
         written: written as u32,
         per_block: TOKENS,
+        put_back: u32::from(floats != Address::NULL && spec.norm.original()),
+        channel_first: u32::from(spec.order == PixelOrder::ChannelFirst),
     };
     let launch = Launch::new("patch_norm", written.div_ceil(u64::from(TOKENS)), THREADS, &params)?;
-    Ok(launch.with_shared(dim * 4).with_traffic(written * u64::from(dim) * 5))
+    let traffic = written * u64::from(dim / 3) * (source.pixel_bytes() + 12);
+    Ok(launch.with_shared(dim * 4).with_traffic(traffic))
 }

@@ -1,28 +1,28 @@
 //! What a batch becomes on the device.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaEvent, CudaStream};
+use tubelet_augment::mix::MixedLabels;
 use tubelet_core::BatchRef;
 
 use crate::error::GpuError;
 use crate::kernels::{Address, DType};
-use crate::memory::DeviceBuffer;
-use crate::plan::{BatchAddresses, BatchShape, StagePlan};
+use crate::memory::{DeviceBuffer, DeviceMemory};
+use crate::plan::{BatchAddresses, BatchPlan, BatchTensors, Scratch, TensorShape};
 
 /// A dense, row-major array on the device.
 #[derive(Debug)]
 pub struct DeviceTensor {
     buffer: DeviceBuffer,
-    dtype: DType,
-    shape: Vec<usize>,
+    shape: TensorShape,
 }
 
 impl DeviceTensor {
-    fn new(stream: &Arc<CudaStream>, dtype: DType, shape: Vec<usize>) -> Result<Self, GpuError> {
-        let elements: usize = shape.iter().product();
-        let buffer = DeviceBuffer::new(stream, elements * dtype.bytes())?;
-        Ok(Self { buffer, dtype, shape })
+    fn new(memory: &Arc<DeviceMemory>, shape: &TensorShape) -> Result<Self, GpuError> {
+        let buffer = DeviceBuffer::new(memory, shape.bytes())?;
+        Ok(Self { buffer, shape: shape.clone() })
     }
 
     /// Its address, aligned to 256 bytes. Reading there is right only in the order of
@@ -33,12 +33,12 @@ impl DeviceTensor {
 
     /// Element type.
     pub fn dtype(&self) -> DType {
-        self.dtype
+        self.shape.dtype
     }
 
     /// Sizes of its axes.
     pub fn shape(&self) -> &[usize] {
-        &self.shape
+        &self.shape.sizes
     }
 
     /// The memory.
@@ -53,56 +53,45 @@ impl DeviceTensor {
 /// addresses, [`DeviceTensors::release_after`]. The CPU waits in none of them.
 #[derive(Debug)]
 pub struct DeviceTensors {
-    /// The input, in the plan's form and type.
-    pub input: DeviceTensor,
-    /// u32 `[rows, max_visible]`, ascending; shorter rows repeat their last index. Without a mask
-    /// this and the next three have no elements.
-    pub visible: DeviceTensor,
-    /// u32 `[rows, max_masked]`, likewise.
-    pub masked: DeviceTensor,
-    /// u32 `[rows]`, real entries of `masked`.
-    pub masked_count: DeviceTensor,
-    /// f32 `[rows, max_masked, target_dim]`; padding is zero.
-    pub targets: DeviceTensor,
+    /// The input, the mask with its lists and targets, further passes, further views.
+    pub batch: BatchTensors<DeviceTensor>,
     /// `[rows]`, class; [`tubelet_core::layout::NO_LABEL`] where there is none.
     pub labels: Vec<u32>,
     /// `[rows]`, sample number.
     pub samples: Vec<u64>,
+    /// Targets of mixed rows; absent where the recipe mixes none or the batch had no key.
+    pub mixed: Option<MixedLabels>,
     ready: CudaEvent,
 }
 
 impl DeviceTensors {
-    /// Room for the tensors of `batch`.
+    /// Room for tensors of the shapes `shapes`, which `batch` becomes by `work`.
     pub(super) fn new(
-        plan: &StagePlan,
-        stream: &Arc<CudaStream>,
-        shape: &BatchShape,
+        memory: &Arc<DeviceMemory>,
+        shapes: &BatchTensors<TensorShape>,
+        work: &BatchPlan,
         batch: BatchRef<'_>,
     ) -> Result<Self, GpuError> {
-        let indices = |sizes: &[usize]| DeviceTensor::new(stream, DType::U32, sizes.to_vec());
-        let targets = vec![shape.rows, shape.max_masked, shape.target_dim];
-        let ready = stream.context().new_event(None);
+        let ready = memory.stream().context().new_event(None);
         Ok(Self {
-            input: DeviceTensor::new(stream, plan.dtype(), plan.input_shape(shape))?,
-            visible: indices(&[shape.rows, shape.max_visible])?,
-            masked: indices(&[shape.rows, shape.max_masked])?,
-            masked_count: indices(&[if shape.masked { shape.rows } else { 0 }])?,
-            targets: DeviceTensor::new(stream, DType::F32, targets)?,
+            batch: shapes.try_map(|shape| DeviceTensor::new(memory, shape))?,
             labels: batch.labels().to_vec(),
             samples: batch.samples().to_vec(),
+            mixed: work.mixed.clone(),
             ready: ready.map_err(GpuError::driver("make an event"))?,
         })
     }
 
-    pub(super) fn addresses(&self, slot: Address) -> BatchAddresses {
-        BatchAddresses {
-            slot,
-            input: self.input.address(),
-            visible: self.visible.address(),
-            masked: self.masked.address(),
-            masked_count: self.masked_count.address(),
-            targets: self.targets.address(),
-        }
+    pub(super) fn addresses(
+        &self,
+        slot: Address,
+        scratch: &Scratch<DeviceBuffer>,
+    ) -> BatchAddresses {
+        let of_tensor = |tensor: &DeviceTensor| Ok::<_, Infallible>(tensor.address());
+        let of_buffer = |buffer: &DeviceBuffer| Ok::<_, Infallible>(buffer.address());
+        let (Ok(tensors), Ok(scratch)) =
+            (self.batch.try_map(of_tensor), scratch.try_map(of_buffer));
+        BatchAddresses { slot, tensors, scratch }
     }
 
     /// Fires when the tensors are complete.
@@ -120,12 +109,13 @@ impl DeviceTensors {
     }
 
     /// Frees the tensors when everything that is queued on `consumer` by now has run. Dropping them
-    /// instead is right once the consumer's work is known to be done.
+    /// instead is right once the consumer's work is known to be done. The stage's own stream waits
+    /// with what is submitted after this: submit the next batch first.
     ///
     /// # Errors
     /// When the driver refuses; the memory is then freed after `consumer` has been waited for.
     pub fn release_after(self, consumer: &CudaStream) -> Result<(), GpuError> {
-        let stream = self.input.buffer().stream();
+        let stream = self.batch.input.buffer().stream();
         if let Err(source) = stream.join(consumer) {
             consumer.synchronize().map_err(GpuError::driver("wait for a stream"))?;
             return Err(GpuError::Driver { doing: "order streams", source });

@@ -38,6 +38,38 @@ fn every_kernel_compiles_for_every_architecture() {
     }
 }
 
+/// Parameter blocks that are indexed may end up as a copy in each thread's own memory.
+#[test]
+fn no_kernel_copies_its_parameters() {
+    let Some(nvrtc) = nvrtc() else { return };
+    for program in Program::ALL {
+        let text = nvrtc.compile(program, Target::Portable(80)).unwrap_or_else(|e| panic!("{e}"));
+        let text = String::from_utf8_lossy(&text);
+        // `.local .align 8 .b8 __local_depot3[40];`
+        let depots = text.split("__local_depot").skip(1).filter_map(|rest| {
+            let (_, bytes) = rest.split(';').next()?.split_once('[')?;
+            bytes.strip_suffix(']')?.parse::<u32>().ok()
+        });
+        let largest = depots.max().unwrap_or(0);
+        assert!(largest <= 64, "{}: {largest} bytes of a thread's own memory", program.name());
+    }
+}
+
+#[test]
+fn a_compiler_newer_than_the_driver_is_not_used() {
+    let Some(found) = nvrtc() else { return };
+    let (major, _) = found.version();
+    assert!(Nvrtc::find_up_to(major).is_ok());
+    match Nvrtc::find_up_to(major - 1) {
+        // Another one may be installed.
+        Ok(older) => assert!(older.version().0 < major),
+        Err(error) => {
+            let text = error.to_string();
+            assert!(text.contains("too new") || text.contains("up to"), "{text}");
+        }
+    }
+}
+
 #[test]
 fn an_unknown_architecture_is_an_error_with_a_log() {
     let Some(nvrtc) = nvrtc() else { return };

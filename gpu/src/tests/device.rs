@@ -8,7 +8,7 @@ use cudarc::driver::CudaStream;
 
 use crate::context::{Gpu, Kernels};
 use crate::kernels::{Address, Launch};
-use crate::memory::DeviceBuffer;
+use crate::memory::{DeviceBuffer, DeviceMemory};
 
 /// Set to 1, a missing GPU is a failure.
 const REQUIRE_GPU: &str = "TUBELET_REQUIRE_GPU";
@@ -21,7 +21,7 @@ pub(super) enum Device {
     /// The host; threads of a block run in ascending or descending order.
     Host { descending: bool },
     /// A GPU.
-    Gpu { kernels: Kernels, stream: Arc<CudaStream> },
+    Gpu { kernels: Kernels, stream: Arc<CudaStream>, memory: Arc<DeviceMemory> },
 }
 
 /// Memory of a device.
@@ -51,7 +51,8 @@ pub(super) fn on_each_device(body: impl Fn(&Device)) {
     }
     if let Some(gpu) = gpu() {
         let stream = gpu.context().new_stream().expect("a stream");
-        body(&Device::Gpu { kernels: Kernels::load(&gpu).expect("kernels"), stream });
+        let memory = DeviceMemory::new(&stream).expect("a pool");
+        body(&Device::Gpu { kernels: Kernels::load(&gpu).expect("kernels"), stream, memory });
     }
 }
 
@@ -68,8 +69,8 @@ impl Device {
                 all[start..start + bytes.len()].copy_from_slice(bytes);
                 Buffer::Host { words, bytes: bytes.len() }
             }
-            Self::Gpu { stream, .. } => {
-                Buffer::Gpu(DeviceBuffer::from_slice(stream, values).expect("a copy"))
+            Self::Gpu { memory, .. } => {
+                Buffer::Gpu(DeviceBuffer::from_slice(memory, values).expect("a copy"))
             }
         }
     }
@@ -83,7 +84,7 @@ impl Device {
     pub(super) fn run(&self, launch: &Launch) {
         match self {
             Self::Host { descending } => run_on_host(launch, *descending),
-            Self::Gpu { kernels, stream } => {
+            Self::Gpu { kernels, stream, .. } => {
                 // SAFETY: tests keep the buffers that they made for the launch.
                 unsafe { kernels.run(launch, stream) }.expect("starts");
                 stream.synchronize().expect("runs");

@@ -1,13 +1,15 @@
 //! What is done to a batch in floats: mixing, erasing, colours.
 
 use half::{bf16, f16};
+use tubelet_augment::erase::{Erase, EraseMode};
+use tubelet_augment::mix::{Mix, MixMode, MixSpec, mix_rows};
 use tubelet_augment::normalise::IMAGENET;
-use tubelet_core::{Rect, SampleId, SampleKey, Size};
+use tubelet_core::{BatchKey, Rect, Size};
 
 use super::data::{assert_close, bytes, normal};
 use super::device::{Buffer, Device, on_each_device};
 use crate::kernels::{
-    Address, Change, ColorRow, DType, EraseBox, FloatBatch, Mix, color, erase, mix, noise,
+    Address, Boxes, Change, ColorRow, DType, FloatBatch, PairMix, PlaneOrder, color, erase, mix,
 };
 
 const DTYPES: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
@@ -23,7 +25,7 @@ fn upload(device: &Device, values: &[f32], dtype: DType) -> (Buffer, Vec<f32>) {
             let bits: Vec<u16> = values.iter().map(|v| f16::from_f32(*v).to_bits()).collect();
             (device.copy(&bits), bits.iter().map(|b| f16::from_bits(*b).to_f32()).collect())
         }
-        DType::F32 | DType::U32 => (device.copy(values), values.to_vec()),
+        DType::F32 | DType::U32 | DType::U8 => (device.copy(values), values.to_vec()),
     }
 }
 
@@ -35,14 +37,14 @@ fn download(buffer: &Buffer, dtype: DType) -> Vec<f32> {
         DType::F16 => {
             buffer.read::<u16>().into_iter().map(|b| f16::from_bits(b).to_f32()).collect()
         }
-        DType::F32 | DType::U32 => buffer.read(),
+        DType::F32 | DType::U32 | DType::U8 => buffer.read(),
     }
 }
 
 /// How far a rounded value of up to 8 may be off.
 fn tolerance(dtype: DType) -> f32 {
     match dtype {
-        DType::F32 | DType::U32 => 1e-5,
+        DType::F32 | DType::U32 | DType::U8 => 1e-5,
         DType::F16 => 4e-3,
         DType::Bf16 => 4e-2,
     }
@@ -59,67 +61,54 @@ fn row_values() -> usize {
     3 * FRAMES as usize * SIZE.area()
 }
 
-/// Mixing as its definition says, on a copy of the whole batch.
-fn host_mix(values: &[f32], rows: usize, how: Mix) -> Vec<f32> {
-    let row = values.len() / rows;
-    let at = |r: usize, i: usize| values[r * row + i];
-    (0..values.len())
-        .map(|n| {
-            let (r, i) = (n / row, n % row);
-            let (y, x) = (i as u32 / SIZE.width % SIZE.height, i as u32 % SIZE.width);
-            let other = at(rows - 1 - r, i);
-            match how {
-                Mix::Mixup { lambda } => at(r, i) * lambda as f32 + other * (1.0 - lambda) as f32,
-                Mix::Cutmix { region } => {
-                    let inside = (region.x..region.x + region.width).contains(&x)
-                        && (region.y..region.y + region.height).contains(&y);
-                    if inside { other } else { at(r, i) }
+/// Mixes rows of `size` on `device` and on the host.
+fn check_mix(device: &Device, rows: usize, frames: u32, size: Size, mixes: &[Mix]) {
+    let values = normal(31, rows * 3 * frames as usize * size.area());
+    let pairs: Vec<PairMix> = PairMix::of_group(0..rows, mixes).collect();
+    for dtype in DTYPES {
+        let (data, mut want) = upload(device, &values, dtype);
+        let batch = FloatBatch { address: data.address(), dtype, rows: rows as u32, frames, size };
+        let launches = mix(&batch, &pairs).expect("fits");
+        launches.iter().for_each(|launch| device.run(launch));
+        mix_rows(&mut want, mixes, size);
+        assert_close(&download(&data, dtype), &want, tolerance(dtype));
+    }
+}
+
+#[test]
+fn rows_are_mixed_as_on_the_host() {
+    let spec = MixSpec {
+        mixup: 0.8,
+        cutmix: 1.0,
+        probability: 0.9,
+        switch: 0.6,
+        mode: MixMode::Elem,
+        group: 0,
+        smoothing: 0.0,
+    };
+    let key = |number| BatchKey { seed: 2, epoch: 1, number, first_row: 0 };
+    on_each_device(|device| {
+        for mode in [MixMode::Batch, MixMode::Pair, MixMode::Elem] {
+            let spec = MixSpec { mode, ..spec };
+            // The last has more pairs than one launch.
+            for (n, rows) in [1usize, 2, 5, 6, 9, 71].into_iter().enumerate() {
+                let odd = Size::new(7, 5);
+                check_mix(device, rows, 1, odd, &spec.draw(key(n as u64), 0, rows, odd));
+                if rows < 10 {
+                    let mixes = spec.draw(key(n as u64 + 10), 0, rows, SIZE);
+                    check_mix(device, rows, FRAMES, SIZE, &mixes);
                 }
             }
-        })
-        .collect()
-}
-
-#[test]
-fn rows_are_mixed_with_their_partners() {
-    let region = Rect { x: 5, y: 3, width: 13, height: 8 };
-    let ways = [
-        Mix::Mixup { lambda: 0.3 },
-        Mix::Mixup { lambda: 1.0 },
-        Mix::Cutmix { region },
-        Mix::Cutmix { region: Rect::full(SIZE) },
-    ];
-    on_each_device(|device| {
-        for rows in [1u32, 4, 5] {
-            let values = normal(31, rows as usize * row_values());
-            for (how, dtype) in ways.into_iter().flat_map(|how| DTYPES.map(|d| (how, d))) {
-                let (data, rounded) = upload(device, &values, dtype);
-                let launch = mix(&batch(data.address(), dtype, rows), how).expect("fits");
-                device.run(&launch.expect("not empty"));
-                let want = host_mix(&rounded, rows as usize, how);
-                assert_close(&download(&data, dtype), &want, tolerance(dtype));
-            }
         }
-    });
-}
-
-/// Rows of 105 values, which do not come in fours.
-#[test]
-fn odd_rows_are_mixed_too() {
-    let values = normal(33, 2 * 105);
-    let size = Size::new(7, 5);
-    on_each_device(|device| {
-        for dtype in DTYPES {
-            let (data, rounded) = upload(device, &values, dtype);
-            let batch = FloatBatch { address: data.address(), dtype, rows: 2, frames: 1, size };
-            let launch = mix(&batch, Mix::Mixup { lambda: 0.25 }).expect("fits");
-            device.run(&launch.expect("not empty"));
-            let (a, b) = rounded.split_at(105);
-            let mixed = |a: &[f32], b: &[f32]| -> Vec<f32> {
-                a.iter().zip(b).map(|(a, b)| a * 0.25 + b * 0.75).collect()
-            };
-            let want = [mixed(a, b), mixed(b, a)].concat();
-            assert_close(&download(&data, dtype), &want, tolerance(dtype));
+        let region = Rect { x: 5, y: 3, width: 13, height: 8 };
+        let cut = |region| Mix::Cutmix { region, lambda: 0.5 };
+        for mixes in [
+            [cut(region), Mix::None],
+            [Mix::None, cut(Rect { x: 19, y: 11, width: 1, height: 1 })],
+            [cut(Rect::full(SIZE)), Mix::Mixup(0.25)],
+            [cut(region), cut(Rect { x: 0, y: 9, width: 2, height: 3 })],
+        ] {
+            check_mix(device, 2, FRAMES, SIZE, &mixes);
         }
     });
 }
@@ -127,69 +116,82 @@ fn odd_rows_are_mixed_too() {
 #[test]
 fn impossible_mixes_are_refused() {
     let batch = batch(Address(64), DType::F32, 2);
-    assert!(mix(&batch, Mix::Mixup { lambda: 1.5 }).is_err());
-    assert!(mix(&batch, Mix::Mixup { lambda: f64::NAN }).is_err());
-    let outside = Rect { x: 10, y: 0, width: 11, height: 1 };
-    let error = mix(&batch, Mix::Cutmix { region: outside }).expect_err("leaves the frame");
-    assert!(error.to_string().contains("width: 11"), "{error}");
-    let empty = Rect { x: 0, y: 0, width: 0, height: 5 };
-    assert_eq!(mix(&batch, Mix::Cutmix { region: empty }).expect("fits"), None);
+    let refuse = |rows, one| {
+        let error = mix(&batch, &[PairMix { rows, mixes: [one, Mix::None] }]);
+        error.expect_err("impossible").to_string()
+    };
+    assert!(refuse([0, 1], Mix::Mixup(1.5)).contains("1.5"));
+    assert!(refuse([0, 1], Mix::Mixup(f64::NAN)).contains("NaN"));
+    assert!(refuse([0, 2], Mix::Mixup(0.5)).contains("0 and 2"));
+    assert!(refuse([1, 1], Mix::Mixup(0.5)).contains("1 and 1"));
+    let region = Rect { x: 10, y: 0, width: 11, height: 1 };
+    assert!(refuse([0, 1], Mix::Cutmix { region, lambda: 0.5 }).contains("width: 11"));
+    let region = Rect { x: 0, y: 0, width: 0, height: 5 };
+    let nothing = [Mix::Cutmix { region, lambda: 1.0 }; 2];
+    assert_eq!(PairMix::of_group(0..2, &nothing).count(), 0);
+    assert_eq!(mix(&batch, &[]).expect("fits"), []);
 }
 
-fn key(sample: u64) -> SampleKey {
-    SampleKey { seed: 99, epoch: 4, sample: SampleId(sample), repeat: 1 }
+/// A slot's fields of rows with several boxes, overlapping, empty and none.
+fn erase_fields() -> Vec<u32> {
+    let none = [0, 0, 0, 0];
+    [
+        ([7, 1 << 30], [[2, 1, 7, 5], [4, 3, 6, 6], none]),
+        ([0, 0], [none, none, none]),
+        ([9, 9], [none, [0, 0, 20, 12], [19, 11, 1, 1]]),
+        ([u32::MAX, 3], [[5, 0, 9, 2], none, [8, 1, 3, 3]]),
+    ]
+    .into_iter()
+    .flat_map(|(noise, boxes)| noise.into_iter().chain(boxes.into_iter().flatten()))
+    .collect()
 }
 
 #[test]
-fn erased_boxes_hold_the_documented_noise() {
-    let boxes = [
-        EraseBox::new(0, Rect { x: 2, y: 1, width: 7, height: 5 }, &key(1 << 35)),
-        EraseBox::new(2, Rect::full(SIZE), &key(7)),
-        EraseBox::new(1, Rect { x: 19, y: 11, width: 1, height: 1 }, &key(8)),
-    ];
-    let values = normal(41, 3 * row_values());
+fn boxes_are_erased_as_on_the_host() {
+    const ROWS: usize = 4;
+    let (values, fields) = (normal(41, ROWS * row_values()), erase_fields());
+    let boxes = Boxes::of(&fields, ROWS, SIZE).expect("inside").expect("some");
+    let modes = [EraseMode::Const, EraseMode::Rand, EraseMode::Pixel];
     on_each_device(|device| {
-        for dtype in DTYPES {
-            let (data, mut want) = upload(device, &values, dtype);
-            for b in &boxes {
-                for e in 0..3 * FRAMES * b.height * b.width {
-                    let (plane, inside) = (e / (b.height * b.width), e % (b.height * b.width));
-                    let (y, x) = (b.top + inside / b.width, b.left + inside % b.width);
-                    let at = (b.row * 3 * FRAMES + plane) * SIZE.area() as u32 + y * SIZE.width + x;
-                    want[at as usize] = noise(b, 99, e.into());
+        let there = device.copy(&fields);
+        for (mode, dtype) in modes.into_iter().flat_map(|m| DTYPES.map(|d| (m, d))) {
+            for order in [PlaneOrder::ChannelFirst, PlaneOrder::FrameFirst] {
+                let (data, mut want) = upload(device, &values, dtype);
+                for (row, field) in want.chunks_exact_mut(row_values()).zip(fields.chunks(14)) {
+                    reorder(row, order, [FRAMES as usize, 3]);
+                    Erase::load(field).apply(mode, row, FRAMES as usize, SIZE);
+                    reorder(row, order, [3, FRAMES as usize]);
                 }
+                let at = batch(data.address(), dtype, ROWS as u32);
+                device.run(&erase(&at, order, mode, &boxes, there.address()).expect("fits"));
+                assert_close(&download(&data, dtype), &want, tolerance(dtype));
             }
-            let there = device.copy(&boxes);
-            let data_at = batch(data.address(), dtype, 3);
-            let launch = erase(&data_at, &boxes, there.address(), 99).expect("fits");
-            device.run(&launch.expect("not empty"));
-            assert_close(&download(&data, dtype), &want, tolerance(dtype));
         }
     });
 }
 
-#[test]
-fn noise_is_standard_normal_and_depends_on_the_key() {
-    let full = Rect::full(SIZE);
-    let of = |sample: u64, seed: u64| -> Vec<f32> {
-        let b = EraseBox::new(0, full, &key(sample));
-        (0..40_000).map(|e| noise(&b, seed, e)).collect()
-    };
-    let one = of(1, 5);
-    let mean = one.iter().sum::<f32>() / 40_000.0;
-    let var = one.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / 40_000.0;
-    // Standard errors are 0.005 and 0.007; five of them.
-    assert!(mean.abs() < 0.025 && (var - 1.0).abs() < 0.036, "{mean} {var}");
-    assert!(one != of(2, 5) && one != of(1, 6));
+/// Swaps the first two axes of a row, `[a, b, height, width]`, where `order` has frames first.
+fn reorder(row: &mut [f32], order: PlaneOrder, [a, b]: [usize; 2]) {
+    if order == PlaneOrder::FrameFirst {
+        let (from, area) = (row.to_vec(), SIZE.area());
+        for (n, plane) in row.chunks_exact_mut(area).enumerate() {
+            let (i, j) = (n % a, n / a);
+            plane.copy_from_slice(&from[(i * b + j) * area..][..area]);
+        }
+    }
 }
 
 #[test]
 fn boxes_outside_are_refused() {
-    let data = batch(Address(64), DType::F32, 2);
-    let outside = EraseBox::new(2, Rect::full(SIZE), &key(1));
-    let error = erase(&data, &[outside], Address(64), 0).expect_err("no such row");
-    assert!(error.to_string().contains("row: 2"), "{error}");
-    assert_eq!(erase(&data, &[], Address(64), 0).expect("fits"), None);
+    let fields = [1, 2, 3, 4, 18, 2, 0, 0, 0, 0];
+    let error = Boxes::of(&fields, 1, SIZE).expect_err("leaves the frame").to_string();
+    assert!(error.contains("width: 18") && error.contains("row 0"), "{error}");
+    let damaged = [1, 2, u32::MAX, 0, u32::MAX, 1];
+    assert!(Boxes::of(&damaged, 1, SIZE).is_err());
+    assert_eq!(Boxes::of(&[0; 12], 2, SIZE).expect("inside"), None);
+    let boxes = Boxes::of(&[0, 0, 0, 0, 1, 1], 1, SIZE).expect("inside").expect("one");
+    let (other, order) = (batch(Address(64), DType::F32, 2), PlaneOrder::ChannelFirst);
+    assert!(erase(&other, order, EraseMode::Const, &boxes, Address(64)).is_err());
 }
 
 /// torchvision's formulas, on one frame `[3][area]` in 0..1.

@@ -6,7 +6,7 @@ use tubelet_core::{PatchSize, Size};
 
 use super::data::{assert_close, bytes, lists, normal, patch, photo};
 use super::device::{Device, on_each_device};
-use crate::kernels::{Address, HogSource, Pixels, TokenList, hog};
+use crate::kernels::{Address, Pixels, Source, TokenList, hog};
 
 /// One setting.
 #[derive(Clone, Copy)]
@@ -78,8 +78,8 @@ impl Case {
             Input::Floats(floats) => device.copy(floats),
         };
         let source = match input {
-            Input::Bytes(_) => HogSource::Bytes { table: table.address() },
-            Input::Floats(_) => HogSource::Floats(at.address()),
+            Input::Bytes(_) => Source::Bytes { table: table.address() },
+            Input::Floats(_) => Source::Floats(at.address()),
         };
         let pixels = Pixels {
             address: at.address(),
@@ -176,7 +176,7 @@ fn impossible_histograms_are_refused() {
     let pixels = |size| Pixels { address: Address(64), rows: 1, frames: 1, size };
     let list = TokenList { address: Address(64), count: 1, counts: Address(64) };
     let refuse = |spec: HogSpec, size: Size, patch: PatchSize| {
-        let source = HogSource::Floats(Address(64));
+        let source = Source::Floats(Address(64));
         let launch = hog(&spec, &pixels(size), source, Address(64), patch, &list, Address(64));
         launch.expect_err("refused").to_string()
     };

@@ -10,6 +10,7 @@ mod floats;
 mod hog;
 mod normalize;
 mod patch_norm;
+mod picture;
 mod plan;
 #[cfg(host_kernels)]
 mod simulated;

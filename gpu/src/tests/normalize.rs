@@ -7,8 +7,11 @@ use tubelet_core::{PatchSize, Size};
 use super::data::{bytes, lists, patch};
 use super::device::{Device, on_each_device};
 use crate::kernels::{
-    Address, DType, IndexLists, PatchOrder, Pixels, PlaneOrder, TokenList, indices, patches, planes,
+    Address, DType, IndexLists, PatchOrder, Pixels, PlaneOrder, Source, TokenList, flags, indices,
+    patches, planes,
 };
+
+const FLOATS: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
 
 /// f32 `[rows, 3, frames, h, w]` by the host's function.
 fn host_planes(input: &[u8], rows: usize, frames: u32, size: Size) -> Vec<f32> {
@@ -25,23 +28,26 @@ fn bits(values: &[f32], dtype: DType) -> Vec<u8> {
     match dtype {
         DType::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
         DType::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-        DType::F32 | DType::U32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::F32 | DType::U32 | DType::U8 => {
+            values.iter().flat_map(|v| v.to_le_bytes()).collect()
+        }
     }
 }
 
 fn check_planes(device: &Device, rows: u32, frames: u32, size: Size, order: PlaneOrder) {
     let input = bytes(1, (rows * frames) as usize * size.area() * 3);
-    let mut want = host_planes(&input, rows as usize, frames, size);
+    let floats = host_planes(&input, rows as usize, frames, size);
+    let mut want = floats.clone();
     if order == PlaneOrder::FrameFirst {
         want = frame_first(&want, rows as usize, frames as usize, size.area());
     }
-    let table = device.copy(&IMAGENET.table());
+    let (table, floats) = (device.copy(&IMAGENET.table()), device.copy(&floats));
     let pixels = device.copy(&input);
     let view = Pixels { address: pixels.address(), rows, frames, size };
-    for dtype in [DType::F32, DType::Bf16, DType::F16] {
+    let sources = [Source::Bytes { table: table.address() }, Source::Floats(floats.address())];
+    for (dtype, source) in FLOATS.into_iter().flat_map(|d| sources.map(|s| (d, s))) {
         let out = device.room::<u8>(input.len() * dtype.bytes());
-        let launch = planes(&view, table.address(), order, dtype, out.address()).expect("fits");
-        device.run(&launch);
+        device.run(&planes(&view, source, order, dtype, out.address()).expect("fits"));
         assert_eq!(out.read::<u8>(), bits(&want, dtype), "{dtype:?} {size:?} {order:?}");
     }
 }
@@ -122,6 +128,8 @@ fn check_patches(device: &Device, frames: u32, size: Size, patch: PatchSize) {
     let all = (frames / patch.t * (size.height / patch.h) * (size.width / patch.w)) as usize;
     let (chosen, counts, most) = lists(3, rows as usize, all);
     let (table, pixels) = (device.copy(&IMAGENET.table()), device.copy(&input));
+    let floats = device.copy(&planes);
+    let sources = [Source::Bytes { table: table.address() }, Source::Floats(floats.address())];
     let (tokens, counts) = (device.copy(&chosen), device.copy(&counts));
     let view = Pixels { address: pixels.address(), rows, frames, size };
     let list =
@@ -132,10 +140,9 @@ fn check_patches(device: &Device, frames: u32, size: Size, patch: PatchSize) {
     for (list, written) in [(None, &every), (Some(&list), &some)] {
         for order in [PatchOrder::ChannelFirst, PatchOrder::ChannelLast] {
             let want = host_patches(&planes, frames, size, patch, written, order);
-            for dtype in [DType::F32, DType::Bf16, DType::F16] {
+            for (dtype, source) in FLOATS.into_iter().flat_map(|d| sources.map(|s| (d, s))) {
                 let out = device.room::<u8>(want.len() * dtype.bytes());
-                let table = table.address();
-                let launch = patches(&view, table, patch, list, order, dtype, out.address());
+                let launch = patches(&view, source, patch, list, order, dtype, out.address());
                 device.run(&launch.expect("fits"));
                 assert_eq!(out.read::<u8>(), bits(&want, dtype), "{dtype:?} {order:?} {patch:?}");
             }
@@ -193,7 +200,8 @@ fn sixteen_bit_floats_are_rounded_as_everywhere() {
         for dtype in [DType::Bf16, DType::F16] {
             let out = device.room::<u16>(768);
             let order = PlaneOrder::ChannelFirst;
-            let launch = planes(&view, table.address(), order, dtype, out.address());
+            let source = Source::Bytes { table: table.address() };
+            let launch = planes(&view, source, order, dtype, out.address());
             device.run(&launch.expect("fits"));
             for (got, want) in out.read::<u16>().into_iter().zip(&want) {
                 let right = match dtype {
@@ -208,42 +216,51 @@ fn sixteen_bit_floats_are_rounded_as_everywhere() {
     });
 }
 
+/// Indices of the tokens of each row that are `want`, padded, and how many a row has.
+fn host_lists(mask: &[u8], tokens: usize, want: u8) -> (Vec<u32>, usize) {
+    let list = |row: &[u8]| -> Vec<u32> {
+        (0..tokens as u32).filter(|i| row[*i as usize] == want).collect()
+    };
+    let rows: Vec<Vec<u32>> = mask.chunks_exact(tokens).map(list).collect();
+    let most = rows.iter().map(Vec::len).max().expect("rows");
+    let pad = |mut row: Vec<u32>| {
+        row.resize(most, row.last().copied().unwrap_or(0));
+        row
+    };
+    (rows.into_iter().flat_map(pad).collect(), most)
+}
+
 #[test]
 fn lists_of_tokens_equal_the_hosts() {
     let tokens = 197usize;
     let mut mask: Vec<u8> = bytes(5, 6 * tokens).iter().map(|b| b % 2).collect();
     mask[..tokens].fill(1);
     mask[tokens..2 * tokens].fill(0);
-    let rows: Vec<&[u8]> = mask.chunks_exact(tokens).collect();
-    let list = |want: u8, row: &[u8]| -> Vec<u32> {
-        (0..tokens as u32).filter(|i| row[*i as usize] == want).collect()
-    };
-    let padded = |want: u8| -> (Vec<u32>, usize) {
-        let rows: Vec<Vec<u32>> = rows.iter().map(|row| list(want, row)).collect();
-        let most = rows.iter().map(Vec::len).max().expect("rows");
-        let pad = |mut row: Vec<u32>| {
-            row.resize(most, row.last().copied().unwrap_or(0));
-            row
-        };
-        (rows.into_iter().flat_map(pad).collect(), most)
-    };
-    let ((visible, max_visible), (masked, max_masked)) = (padded(0), padded(1));
-    let counts: Vec<u32> = rows.iter().map(|row| list(1, row).len() as u32).collect();
+    let ((visible, max_visible), (masked, max_masked)) =
+        (host_lists(&mask, tokens, 0), host_lists(&mask, tokens, 1));
+    let counts: Vec<u32> =
+        mask.chunks_exact(tokens).map(|row| row.iter().map(|m| u32::from(*m)).sum()).collect();
     on_each_device(|device| {
-        let at = device.copy(&mask);
-        let (v, m) = (device.room::<u32>(visible.len()), device.room::<u32>(masked.len()));
-        let c = device.room::<u32>(counts.len());
-        let lists = IndexLists {
-            visible: v.address(),
-            masked: m.address(),
-            masked_count: c.address(),
-            max_visible: max_visible as u32,
-            max_masked: max_masked as u32,
-        };
-        device.run(&indices(at.address(), 6, tokens as u32, &lists).expect("fits"));
-        assert_eq!(v.read::<u32>(), visible);
-        assert_eq!(m.read::<u32>(), masked);
-        assert_eq!(c.read::<u32>(), counts);
+        for bit in [0, 1, 7] {
+            // The other bits are other passes.
+            let passes: Vec<u8> = mask.iter().map(|m| !(1 << bit) | m << bit).collect();
+            let at = device.copy(&passes);
+            let (v, m) = (device.room::<u32>(visible.len()), device.room::<u32>(masked.len()));
+            let (c, f) = (device.room::<u32>(counts.len()), device.room::<u8>(mask.len()));
+            let lists = IndexLists {
+                visible: v.address(),
+                masked: m.address(),
+                masked_count: c.address(),
+                max_visible: max_visible as u32,
+                max_masked: max_masked as u32,
+            };
+            device.run(&indices(at.address(), 6, tokens as u32, bit, &lists).expect("fits"));
+            device.run(&flags(at.address(), 6, tokens as u32, bit, f.address()).expect("fits"));
+            assert_eq!(v.read::<u32>(), visible);
+            assert_eq!(m.read::<u32>(), masked);
+            assert_eq!(c.read::<u32>(), counts);
+            assert_eq!(f.read::<u8>(), mask);
+        }
     });
 }
 
@@ -251,16 +268,23 @@ fn lists_of_tokens_equal_the_hosts() {
 fn impossible_shapes_are_refused() {
     let pixels = |rows, size| Pixels { address: Address(64), rows, frames: 2, size };
     let good = pixels(1, Size::new(16, 16));
-    let out = Address(64);
+    let (out, bytes) = (Address(64), Source::Bytes { table: Address(64) });
     let text = |r: Result<_, crate::GpuError>| {
         r.map(|_: crate::Launch| ()).expect_err("refused").to_string()
     };
     let order = PatchOrder::ChannelFirst;
-    let error = text(patches(&good, out, patch(1, 5, 8), None, order, DType::F32, out));
+    let error = text(patches(&good, bytes, patch(1, 5, 8), None, order, DType::F32, out));
     assert!(error.contains("1x5x8") && error.contains("16x16"), "{error}");
     let none = pixels(0, Size::new(16, 16));
-    let error = text(planes(&none, out, PlaneOrder::ChannelFirst, DType::F32, out));
+    let error = text(planes(&none, bytes, PlaneOrder::ChannelFirst, DType::F32, out));
     assert!(error.contains("0 blocks"), "{error}");
-    let error = text(planes(&good, out, PlaneOrder::ChannelFirst, DType::U32, out));
+    let error = text(planes(&good, bytes, PlaneOrder::ChannelFirst, DType::U32, out));
     assert!(error.contains("U32"), "{error}");
+    // What kernels cannot number in 32 bits.
+    let huge = pixels(1, Size::new(1 << 16, 1 << 15));
+    let error = text(planes(&huge, bytes, PlaneOrder::ChannelFirst, DType::F32, out));
+    assert!(error.contains("65536x32768"), "{error}");
+    let many = pixels(1 << 24, Size::new(16, 16));
+    let error = text(patches(&many, bytes, patch(1, 1, 1), None, order, DType::F32, out));
+    assert!(error.contains("tokens of a batch: 8589934592"), "{error}");
 }

@@ -1,12 +1,12 @@
 //! Pixel targets.
 
 use tubelet_augment::normalise::{IMAGENET, INCEPTION, Normalise};
-use tubelet_augment::target::pixels::{FrameChoice, PatchNorm, pixel_targets};
+use tubelet_augment::target::pixels::{FrameChoice, PatchNorm, PixelOrder, pixel_targets};
 use tubelet_core::{PatchSize, Size};
 
-use super::data::{assert_close, bytes, lists, patch};
+use super::data::{assert_close, bytes, lists, normal, patch};
 use super::device::{Device, on_each_device};
-use crate::kernels::{Address, PatchNormSpec, Pixels, TokenList, patch_norm, target_table};
+use crate::kernels::{Address, PatchNormSpec, Pixels, Source, TokenList, patch_norm, target_table};
 
 /// One setting.
 struct Case {
@@ -19,21 +19,18 @@ struct Case {
 
 impl Case {
     /// Targets by the host's function; padding is zero.
-    fn host(&self, norm: PatchNorm, input: &[u8], tokens: &[u32], counts: &[u32]) -> Vec<f32> {
-        let row = input.len() / counts.len();
+    fn host(&self, norm: PatchNorm, floats: &[f32], tokens: &[u32], counts: &[u32]) -> Vec<f32> {
+        let row = floats.len() / counts.len();
         let most = tokens.len() / counts.len();
         let slots = self.frames / self.patch.t;
         let per_slot = self.choice.indices(self.frames).len() as u32 / slots;
         let dim = (per_slot * self.patch.h * self.patch.w * 3) as usize;
         let mut out = vec![0.0; tokens.len() * dim];
         for (r, count) in counts.iter().enumerate() {
-            let mut planes = vec![0.0; row];
-            let bytes = &input[r * row..(r + 1) * row];
-            self.normalise.apply(bytes, self.frames as usize, self.size, &mut planes);
             let tokens = &tokens[r * most..][..*count as usize];
             pixel_targets(
                 norm,
-                &planes,
+                &floats[r * row..(r + 1) * row],
                 self.frames,
                 self.size,
                 self.patch,
@@ -49,12 +46,29 @@ impl Case {
     fn check(&self, device: &Device) {
         let rows = 2usize;
         let input = bytes(7, rows * self.frames as usize * self.size.area() * 3);
+        let mut floats = vec![0.0; input.len()];
+        let row = input.len() / rows;
+        for (bytes, floats) in input.chunks_exact(row).zip(floats.chunks_exact_mut(row)) {
+            self.normalise.apply(bytes, self.frames as usize, self.size, floats);
+        }
+        self.check_source(device, rows, &floats, Some(&input));
+        // As erased pixels are: no bytes' values.
+        let noise = normal(9, floats.len());
+        floats.iter_mut().zip(noise).step_by(5).for_each(|(value, noise)| *value = noise);
+        self.check_source(device, rows, &floats, None);
+    }
+
+    /// `bytes` are what `floats` are made of; without them the kernel reads floats.
+    fn check_source(&self, device: &Device, rows: usize, floats: &[f32], bytes: Option<&[u8]>) {
         let columns = self.size.width / self.patch.w;
         let slots = self.frames / self.patch.t;
         let all = slots * columns * (self.size.height / self.patch.h);
         let (tokens, counts, most) = lists(8, rows, all as usize);
         let chosen = self.choice.indices(self.frames);
-        let (at, chosen_at) = (device.copy(&input), device.copy(&chosen));
+        let (at, chosen_at) = match bytes {
+            Some(bytes) => (device.copy(bytes), device.copy(&chosen)),
+            None => (device.copy(floats), device.copy(&chosen)),
+        };
         let (tokens_at, counts_at) = (device.copy(&tokens), device.copy(&counts));
         let pixels = Pixels {
             address: at.address(),
@@ -68,15 +82,32 @@ impl Case {
             counts: counts_at.address(),
         };
         for norm in PatchNorm::ALL {
-            let want = self.host(norm, &input, &tokens, &counts);
+            let mut want = self.host(norm, floats, &tokens, &counts);
             let table = device.copy(&target_table(norm, &self.normalise));
-            let out = device.room::<f32>(want.len());
-            let per_slot = chosen.len() as u32 / slots;
-            let chosen = chosen_at.address();
-            let spec = PatchNormSpec { norm, patch: self.patch, chosen, per_slot };
-            let launch = patch_norm(&spec, &pixels, table.address(), &list, out.address());
-            device.run(&launch.expect("fits"));
-            assert_close(&out.read::<f32>(), &want, 1e-5);
+            let source = match bytes {
+                Some(_) => Source::Bytes { table: table.address() },
+                None => Source::Floats(at.address()),
+            };
+            // The order does not hang on the formula.
+            let last = norm == PatchNorm::Bootmae;
+            for order in [PixelOrder::ChannelLast, PixelOrder::ChannelFirst]
+                .into_iter()
+                .take(1 + usize::from(last))
+            {
+                let out = device.room::<f32>(want.len());
+                let spec = PatchNormSpec {
+                    norm,
+                    patch: self.patch,
+                    chosen: chosen_at.address(),
+                    per_slot: chosen.len() as u32 / slots,
+                    order,
+                    normalise: self.normalise,
+                };
+                order.arrange(&mut want, spec.dim() as usize, &mut Vec::new());
+                let launch = patch_norm(&spec, &pixels, source, &list, out.address());
+                device.run(&launch.expect("fits"));
+                assert_close(&out.read::<f32>(), &want, 1e-5);
+            }
         }
     }
 }
@@ -108,6 +139,15 @@ fn targets_of_every_formula_are_the_hosts() {
     on_each_device(|device| cases.iter().for_each(|case| case.check(device)));
 }
 
+const SPEC: PatchNormSpec = PatchNormSpec {
+    norm: PatchNorm::Mae,
+    patch: patch(1, 8, 8),
+    chosen: Address(64),
+    per_slot: 1,
+    order: PixelOrder::ChannelLast,
+    normalise: IMAGENET,
+};
+
 #[test]
 fn flat_tokens_become_zero() {
     on_each_device(|device| {
@@ -121,8 +161,9 @@ fn flat_tokens_become_zero() {
             let table = device.copy(&target_table(norm, &IMAGENET));
             let out = device.room::<f32>(192);
             let chosen = chosen.address();
-            let spec = PatchNormSpec { norm, patch: patch(1, 8, 8), chosen, per_slot: 1 };
-            let launch = patch_norm(&spec, &pixels, table.address(), &list, out.address());
+            let spec = PatchNormSpec { norm, patch: patch(1, 8, 8), chosen, ..SPEC };
+            let source = Source::Bytes { table: table.address() };
+            let launch = patch_norm(&spec, &pixels, source, &list, out.address());
             device.run(&launch.expect("fits"));
             assert_close(&out.read::<f32>(), &[0.0; 192], 0.0);
         }
@@ -134,12 +175,8 @@ fn targets_too_long_for_a_block_are_refused() {
     let size = Size::square(128);
     let pixels = Pixels { address: Address(64), rows: 1, frames: 1, size };
     let list = TokenList { address: Address(64), count: 1, counts: Address(64) };
-    let spec = PatchNormSpec {
-        norm: PatchNorm::Mae,
-        patch: patch(1, 128, 128),
-        chosen: Address(64),
-        per_slot: 1,
-    };
-    let error = patch_norm(&spec, &pixels, Address(64), &list, Address(64)).expect_err("too long");
+    let spec = PatchNormSpec { patch: patch(1, 128, 128), ..SPEC };
+    let source = Source::Floats(Address(64));
+    let error = patch_norm(&spec, &pixels, source, &list, Address(64)).expect_err("too long");
     assert!(error.to_string().contains("49152 numbers"), "{error}");
 }

@@ -4,16 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tubelet_augment::{HostStage, Stage};
+use tubelet_augment::{HostStage, HostTensors, Recipe, Stage};
 use tubelet_core::layout::BatchLayout;
 use tubelet_core::{BatchRef, HostBuf, HostMemory};
 
 use super::data::assert_close;
 use super::device::gpu;
-use super::plan::{built_in, slot};
-use crate::kernels::{DType, PlaneOrder};
+use super::plan::{KEY, ROWS, built_in, slot};
+use crate::kernels::{DType, PatchOrder, PlaneOrder};
 use crate::plan::{Input, StagePlan};
-use crate::{DeviceStage, PinnedMemory};
+use crate::{DeviceStage, DeviceTensor, DeviceTensors, Gpu, PinnedMemory};
+
+const PLANES: Input = Input::Planes(PlaneOrder::ChannelFirst);
 
 /// A slot that counts how often it was given back.
 struct Slot {
@@ -24,7 +26,7 @@ struct Slot {
 
 impl Slot {
     fn batch(&self) -> BatchRef<'_> {
-        BatchRef::new(&self.layout, self.memory.as_slice(), 3)
+        BatchRef::new(&self.layout, self.memory.as_slice(), ROWS as usize).keyed(KEY)
     }
 }
 
@@ -34,38 +36,131 @@ impl Drop for Slot {
     }
 }
 
+/// A stage and what goes in and out of it.
+struct Run {
+    stage: DeviceStage,
+    memory: PinnedMemory,
+    given_back: Arc<AtomicUsize>,
+    submitted: usize,
+}
+
+impl Run {
+    fn new(gpu: &Gpu, recipe: &Recipe, input: Input) -> Self {
+        let plan = StagePlan::new(recipe, input, DType::F32).expect("can be done");
+        Self {
+            stage: DeviceStage::new(gpu, plan).expect("a stage"),
+            memory: PinnedMemory::new(gpu),
+            given_back: Arc::default(),
+            submitted: 0,
+        }
+    }
+
+    /// A batch of `shape` on its way, and what the host makes of it.
+    fn submit(&mut self, host: &HostStage, shape: &Recipe) -> (DeviceTensors, HostTensors) {
+        let (layout, heap) = slot(shape);
+        let mut memory = self.memory.allocate(layout.bytes).expect("memory");
+        memory.as_mut_slice().copy_from_slice(heap.as_slice());
+        let slot = Slot { layout, memory, given_back: Arc::clone(&self.given_back) };
+        let want = host.run(slot.batch());
+        self.submitted += 1;
+        (self.stage.submit(slot, Slot::batch).expect("submits"), want)
+    }
+
+    /// Every slot comes back, and was page-locked.
+    fn end(self) {
+        let (start, want) = (Instant::now(), self.submitted);
+        let given_back = || self.given_back.load(Ordering::SeqCst);
+        while given_back() < want && start.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(given_back(), want, "slots that came back");
+        assert_eq!(self.memory.allocated().1, 0, "slots on the heap");
+    }
+}
+
+fn floats(tensor: &DeviceTensor) -> Vec<f32> {
+    tensor.buffer().to_vec().expect("copies")
+}
+
+/// All but the input.
+fn compare(got: &DeviceTensors, want: &HostTensors) {
+    let numbers = |tensor: &DeviceTensor| tensor.buffer().to_vec::<u32>().expect("copies");
+    let (batch, first) = (&got.batch, &got.batch.first);
+    assert_eq!(numbers(&first.visible), want.visible);
+    assert_eq!(numbers(&first.masked), want.masked);
+    assert_eq!(numbers(&first.masked_count), want.masked_count);
+    assert_close(&floats(&first.targets), &want.targets, 1e-5);
+    for (pass, want) in batch.passes.iter().zip(&want.passes) {
+        assert_eq!(numbers(&pass.masked), want.masked);
+        assert_close(&floats(&pass.targets), &want.targets, 1e-5);
+    }
+    for (view, want) in batch.views.iter().zip(&want.views) {
+        assert_eq!(floats(&view.pixels), want.pixels);
+    }
+    assert_eq!((batch.passes.len(), batch.views.len()), (want.passes.len(), want.views.len()));
+    assert_eq!((&got.labels, &got.samples), (&want.labels, &want.samples));
+    assert_eq!(got.mixed, want.mixed);
+}
+
 #[test]
 fn batches_become_the_hosts_tensors_and_slots_come_back() {
     let Some(gpu) = gpu() else { return };
-    let recipe = built_in("videomae-tiny", Stage::Pretrain, &[]);
-    let input = Input::Planes(PlaneOrder::ChannelFirst);
-    let plan = StagePlan::new(&recipe, input, DType::F32).expect("can be done");
-    let mut stage = DeviceStage::new(&gpu, plan).expect("a stage");
-    let memory = PinnedMemory::new(&gpu);
-    let given_back = Arc::new(AtomicUsize::new(0));
-    let (layout, heap) = slot(&recipe);
-    let want = HostStage::new(&recipe).run(BatchRef::new(&layout, heap.as_slice(), 3));
+    let halves = r#"pretrain.mask={policy="halves"}"#;
+    let views = r#"pretrain.views=[{resize="lanczos", size=32, normalise="none"}]"#;
+    let recipe = built_in("mae-tiny", Stage::Pretrain, &[halves, views]);
+    let (mut run, host) = (Run::new(&gpu, &recipe, PLANES), HostStage::new(&recipe));
     let consumer = gpu.context().new_stream().expect("a stream");
     for _ in 0..5 {
-        let mut pinned = memory.allocate(layout.bytes).expect("memory");
-        pinned.as_mut_slice().copy_from_slice(heap.as_slice());
-        let given_back = Arc::clone(&given_back);
-        let slot = Slot { layout: layout.clone(), memory: pinned, given_back };
-        let tensors = stage.submit(slot, Slot::batch).expect("submits");
+        let (tensors, want) = run.submit(&host, &recipe);
         tensors.wait_on(&consumer).expect("orders");
-        assert_eq!(tensors.input.buffer().to_vec::<f32>().expect("copies"), want.pixels);
-        assert_eq!(tensors.masked.buffer().to_vec::<u32>().expect("copies"), want.masked);
-        let targets = tensors.targets.buffer().to_vec::<f32>().expect("copies");
-        assert_close(&targets, &want.targets, 1e-5);
-        assert_eq!((&tensors.labels, &tensors.samples), (&want.labels, &want.samples));
+        assert_eq!(floats(&tensors.batch.input), want.pixels);
+        compare(&tensors, &want);
         tensors.release_after(&consumer).expect("orders");
     }
-    let start = Instant::now();
-    while given_back.load(Ordering::SeqCst) < 5 && start.elapsed() < Duration::from_secs(10) {
-        std::thread::sleep(Duration::from_millis(1));
+    run.end();
+}
+
+/// Batches are looked at long after the buffers that they came through were used again, or freed for
+/// larger ones.
+#[test]
+fn batches_of_growing_shapes_keep_their_numbers() {
+    let Some(gpu) = gpu() else { return };
+    let phases = "pretrain.phases=[{from=0, shapes=[{frames=2, size=16}, {frames=4, size=32}]}, \
+        {from=2, shapes=[{size=48}, {frames=6, size=32}]}]";
+    let picture = r#"pretrain.target={kind="hog-picture"}"#;
+    let recipe = built_in("videomae-tiny", Stage::Pretrain, &[phases, picture]);
+    let (mut run, host) = (Run::new(&gpu, &recipe, PLANES), HostStage::new(&recipe));
+    let shapes = || recipe.shapes().chain(recipe.shapes());
+    let results: Vec<_> = shapes().map(|shape| run.submit(&host, shape)).collect();
+    for (tensors, want) in &results {
+        assert_eq!(floats(&tensors.batch.input), want.pixels);
+        compare(tensors, want);
     }
-    assert_eq!(given_back.load(Ordering::SeqCst), 5, "slots that came back");
-    assert_eq!(memory.allocated().1, 0, "slots on the heap");
+    run.end();
+}
+
+#[test]
+fn rows_are_erased_and_mixed_on_the_way() {
+    let Some(gpu) = gpu() else { return };
+    let augment = r#"finetune.augment={erase={probability=1.0, count=2, mode="pixel"},
+        mixup=0.8, cutmix=1.0, mode="elem", smoothing=0.1}"#;
+    let recipe = built_in("mae-tiny", Stage::Finetune, &["finetune.batch_size=6", augment]);
+    let host = HostStage::new(&recipe);
+    // In planes of its own, and in the input itself.
+    for input in [Input::AllPatches(PatchOrder::ChannelFirst), PLANES] {
+        let mut run = Run::new(&gpu, &recipe, input);
+        let results: Vec<_> = (0..4).map(|_| run.submit(&host, &recipe)).collect();
+        for (tensors, want) in &results {
+            let got = floats(&tensors.batch.input);
+            if input == PLANES {
+                assert_close(&got, &want.pixels, 1e-5);
+            }
+            let sum = |values: &[f32]| values.iter().map(|v| f64::from(*v)).sum::<f64>();
+            assert!((sum(&got) - sum(&want.pixels)).abs() < 1e-2, "{input:?}");
+            compare(tensors, want);
+        }
+        run.end();
+    }
 }
 
 /// Under a simulated driver whose call fails: an error, and the slot comes back all the same.
@@ -76,8 +171,7 @@ fn failing_stages_give_errors_and_slots_back() {
         return;
     }
     let recipe = built_in("mae-tiny", Stage::Pretrain, &[]);
-    let input = Input::Planes(PlaneOrder::ChannelFirst);
-    let plan = StagePlan::new(&recipe, input, DType::F32).expect("can be done");
+    let plan = StagePlan::new(&recipe, PLANES, DType::F32).expect("can be done");
     let given_back = Arc::new(AtomicUsize::new(0));
     let (layout, memory) = slot(&recipe);
     match DeviceStage::new(&gpu, plan) {

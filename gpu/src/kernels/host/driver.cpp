@@ -172,10 +172,11 @@ int cuCtxSetCurrent(void* context) {
     return SUCCESS;
 }
 int cuCtxSynchronize() { return SUCCESS; }
-int cuDeviceGetDefaultMemPool(void** pool, int) {
+int cuMemPoolCreate(void** pool, const void*) {
     *pool = &the_context;
     return SUCCESS;
 }
+int cuMemPoolDestroy(void*) { return SUCCESS; }
 int cuMemPoolSetAttribute(void*, int, void*) { return SUCCESS; }
 int cuGetErrorName(int, const char** text) {
     *text = "SIMULATED";
@@ -229,8 +230,8 @@ int cuEventQuery(void* event) {
     return !moment || moment->has_happened() ? SUCCESS : NOT_READY;
 }
 
-int cuMemAllocAsync(Address* address, size_t bytes, void*) {
-    if (fails("cuMemAllocAsync")) return OUT_OF_MEMORY;
+int cuMemAllocFromPoolAsync(Address* address, size_t bytes, void*, void*) {
+    if (fails("cuMemAllocFromPoolAsync")) return OUT_OF_MEMORY;
     *address = reinterpret_cast<Address>(allocate(bytes));
     return *address ? SUCCESS : OUT_OF_MEMORY;
 }

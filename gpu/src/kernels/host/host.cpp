@@ -23,6 +23,7 @@ HostKernel::HostKernel(const char* name, size_t params_bytes, void (*call)(const
 #include "../mix.cu"
 #include "../normalize.cu"
 #include "../patch_norm.cu"
+#include "../picture.cu"
 
 namespace {
 

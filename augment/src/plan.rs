@@ -55,6 +55,18 @@ pub struct ViewPlan {
     pub mask: Option<Mask>,
 }
 
+impl ViewPlan {
+    /// What is cut out of a frame of `size` pixels, for [`PlaneResampler`].
+    pub fn cut(&self, size: Size) -> Cut {
+        let (region, resized, window) = match self.geometry {
+            Geometry::CropThenResize { region } => (region, self.out, Rect::full(self.out)),
+            Geometry::ResizeThenCrop { resized, region } => (Rect::full(size), resized, region),
+        };
+        let kernel = self.resize.pillow().map_or(Kernel::TorchBilinear, Kernel::Pillow);
+        Cut { region, resized, window, kernel, flip: self.flip }
+    }
+}
+
 /// Colour operations of a view, in order.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ColorPlan {
@@ -326,15 +338,7 @@ impl Scratch {
 
     /// Frame `n` of a clip of planes through the geometry and the colours of `view`.
     fn draw_planes(&mut self, view: &ViewPlan, clip: &Clip, n: usize, out: &mut [u8]) {
-        let (region, resized, window) = match view.geometry {
-            Geometry::CropThenResize { region } => (region, view.out, Rect::full(view.out)),
-            Geometry::ResizeThenCrop { resized, region } => {
-                (Rect::full(clip.size()), resized, region)
-            }
-        };
-        let kernel = view.resize.pillow().map_or(Kernel::TorchBilinear, Kernel::Pillow);
-        let cut = Cut { region, resized, window, kernel, flip: view.flip };
-        self.planes.resize(clip, n, &cut, out);
+        self.planes.resize(clip, n, &view.cut(clip.size()), out);
         if let Some(colors) = &view.colors {
             assert_ne!(colors.place, Place::Source, "colours of the source need RGB");
             self.color(colors, out, view.out);

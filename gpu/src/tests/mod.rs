@@ -4,6 +4,7 @@
 //! With `TUBELET_REQUIRE_GPU=1` a missing GPU is a failure.
 
 mod compile;
+mod crop_resize;
 mod data;
 mod device;
 mod floats;

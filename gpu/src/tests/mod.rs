@@ -10,6 +10,8 @@ mod device;
 mod floats;
 mod hog;
 mod normalize;
+#[cfg(host_kernels)]
+mod nvjpeg;
 mod patch_norm;
 mod plan;
 #[cfg(host_kernels)]

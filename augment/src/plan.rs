@@ -56,6 +56,11 @@ pub struct ViewPlan {
 }
 
 impl ViewPlan {
+    /// Whether its pixels depend on the cut frame alone: no colours of the whole source.
+    pub fn is_cut(&self) -> bool {
+        self.colors.as_ref().is_none_or(|colors| colors.place != Place::Source)
+    }
+
     /// What is cut out of a frame of `size` pixels, for [`PlaneResampler`].
     pub fn cut(&self, size: Size) -> Cut {
         let (region, resized, window) = match self.geometry {
@@ -221,14 +226,37 @@ impl Recipe {
                     PixelForm::Yuv(_) => scratch.draw_planes(view, clip, held, out),
                 }
             }
-            if let (Some(out), Some(mask)) = (row.mask(index), &view.mask) {
-                mask.write_bytes(out);
+        }
+        write_facts(plan, row);
+        Ok(())
+    }
+
+    /// Finishes a row whose pixels were made elsewhere, as [`ViewPlan::cut`] says: the colours of its
+    /// views, its masks, its boxes.
+    ///
+    /// # Panics
+    /// When a view has colours of the whole source.
+    pub fn finish(&self, plan: &SamplePlan, scratch: &mut Scratch, row: &mut RowMut<'_>) {
+        for (index, view) in plan.views.iter().enumerate() {
+            let Some(colors) = &view.colors else { continue };
+            assert_ne!(colors.place, Place::Source, "colours of the source come first");
+            for frame in row.pixels(index).chunks_exact_mut(view.out.area() * 3) {
+                scratch.color(colors, frame, view.out);
             }
         }
-        if let Some(field) = row.erase() {
-            Erase::store(plan.erase.as_ref(), field);
+        write_facts(plan, row);
+    }
+}
+
+/// Masks and boxes of a row.
+fn write_facts(plan: &SamplePlan, row: &mut RowMut<'_>) {
+    for (index, view) in plan.views.iter().enumerate() {
+        if let (Some(out), Some(mask)) = (row.mask(index), &view.mask) {
+            mask.write_bytes(out);
         }
-        Ok(())
+    }
+    if let Some(field) = row.erase() {
+        Erase::store(plan.erase.as_ref(), field);
     }
 }
 

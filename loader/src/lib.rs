@@ -5,11 +5,12 @@
 //! GPU; the memory its batches live in comes from a [`HostMemory`].
 //!
 //! One sample's way: [`order`] says which sample comes when, the dispatcher reserves its rows in a
-//! free slot ([`slot`]), a worker (`worker`) reads, plans, decodes, renders and commits, and
-//! [`batches`] hands out full slots in order. [`stats`] times every stage and every queue.
+//! free slot ([`slot`]), a worker (`worker`) reads, plans, has its rows made ([`maker`]: decode, render)
+//! and commits, and [`batches`] hands out full slots in order. [`stats`] times every stage and every queue.
 
 pub mod batches;
 pub mod error;
+pub mod maker;
 pub mod order;
 pub mod slot;
 pub mod stats;
@@ -17,6 +18,7 @@ mod worker;
 
 pub use batches::{Batches, Loader, LoaderConfig, OnError, Order};
 pub use error::{LoaderError, SampleError, SampleErrorKind};
+pub use maker::{HostMakers, Planned, RowMaker, RowMakers, Rows};
 pub use order::Cursor;
 pub use slot::Batch;
 pub use stats::{Drop, Stats};

@@ -5,6 +5,7 @@
 //! the reason, one file at a time: it is the caller's to decode elsewhere and to count.
 
 mod library;
+mod service;
 
 use std::path::{Path, PathBuf};
 use std::ptr;
@@ -20,6 +21,7 @@ use crate::error::GpuError;
 use crate::kernels::{Address, PlaneLayout};
 use crate::memory::DeviceBuffer;
 use crate::nvrtc::toolkit_folders;
+pub use service::{JpegService, MAX_BATCH};
 
 /// Environment variable: a folder with nvJPEG's library, before all other places.
 pub const NVJPEG_VARIABLE: &str = "TUBELET_NVJPEG";

@@ -4,6 +4,8 @@
 //! With `TUBELET_REQUIRE_GPU=1` a missing GPU is a failure.
 
 mod compile;
+#[cfg(host_kernels)]
+mod crop;
 mod crop_resize;
 mod data;
 mod device;

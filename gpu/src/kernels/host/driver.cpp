@@ -258,6 +258,32 @@ int cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void* stream) {
     return SUCCESS;
 }
 
+// `CUDA_MEMCPY2D`, of which only copies from device to device are done.
+struct Copy2D {
+    size_t from_x, from_y;
+    int from_type;
+    const void* from_host;
+    Address from;
+    void* from_array;
+    size_t from_pitch, to_x, to_y;
+    int to_type;
+    void* to_host;
+    Address to;
+    void* to_array;
+    size_t to_pitch, width, height;
+};
+int cuMemcpy2DAsync_v2(const Copy2D* copy, void* stream) {
+    if (copy->from_type != 2 || copy->to_type != 2) return INVALID;
+    if (copy->from_x || copy->from_y || copy->to_x || copy->to_y) return INVALID;
+    static_cast<Stream*>(stream)->push([c = *copy] {
+        for (size_t y = 0; y < c.height; y++) {
+            memcpy(reinterpret_cast<char*>(c.to) + y * c.to_pitch,
+                   reinterpret_cast<const char*>(c.from) + y * c.from_pitch, c.width);
+        }
+    });
+    return SUCCESS;
+}
+
 int cuModuleLoadData(void** module, const void* code) {
     *module = const_cast<void*>(code);
     return memcmp(code, "\x7f" "ELF", 4) == 0 ? SUCCESS : INVALID;

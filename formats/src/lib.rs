@@ -16,6 +16,7 @@
 //! | [`transcode`] | pictures and videos made cheap to decode |
 //! | [`encode`] | media for tests and demonstrations |
 
+mod compact;
 pub mod convert;
 pub mod dataset;
 pub mod decode;
@@ -24,6 +25,8 @@ pub mod encode;
 pub mod error;
 mod facts;
 mod frames;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod index;
 #[cfg(feature = "video")]
 mod mux;

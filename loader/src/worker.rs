@@ -8,10 +8,12 @@ use crossbeam_channel::Receiver;
 use tubelet_augment::plan::{SamplePlan, union_of_frames, union_of_regions};
 use tubelet_augment::{Recipe, Stage};
 use tubelet_core::layout::NO_LABEL;
-use tubelet_core::{SampleId, SampleKey};
-use tubelet_formats::{Record, ShardReader};
+use tubelet_core::{MediaInfo, SampleId, SampleKey, Size};
+use tubelet_formats::transcode::level_size;
+use tubelet_formats::{DecodeError, MediaKind, Record, ShardReader};
 
 use crate::batches::OnError;
+use crate::buckets::Buckets;
 use crate::error::{LoaderError, SampleError, SampleErrorKind};
 use crate::maker::{Planned, RowMaker, RowMakers};
 use crate::order::substitute;
@@ -24,6 +26,8 @@ pub(crate) struct Ticket {
     pub(crate) epoch: u32,
     /// Number of its batch in the epoch.
     pub(crate) number: u64,
+    /// Its aspect-ratio bucket.
+    pub(crate) bucket: Option<usize>,
     pub(crate) rows: SlotRows,
 }
 
@@ -31,9 +35,33 @@ pub(crate) struct Ticket {
 pub(crate) struct Shared {
     pub(crate) shards: Arc<dyn ShardReader>,
     pub(crate) recipe: Arc<Recipe>,
+    pub(crate) buckets: Option<Arc<Buckets>>,
     pub(crate) seed: u64,
     pub(crate) on_error: OnError,
     pub(crate) counters: Counters,
+}
+
+impl Shared {
+    /// The smallest encoding of a picture that does for all its plans, where the recipe allows it:
+    /// shorter side, size, and the plans on it.
+    fn level(
+        &self,
+        recipe: &Recipe,
+        record: &Record,
+        info: &MediaInfo,
+        plans: &[SamplePlan],
+    ) -> Option<(u32, Size, Vec<SamplePlan>)> {
+        if !recipe.pyramid() || record.kind == MediaKind::Video {
+            return None;
+        }
+        let sides = self.shards.level_sides().iter();
+        let mut smaller = sides.filter(|side| **side < info.size.short_side());
+        smaller.find_map(|side| {
+            let size = level_size(info.size, *side);
+            let plans = plans.iter().map(|plan| plan.at_level(info.size, size));
+            Some((*side, size, plans.collect::<Option<_>>()?))
+        })
+    }
 }
 
 /// Substitutes tried for one sample before the batch fails.
@@ -47,13 +75,20 @@ struct Worker<'a> {
     makers: &'a dyn RowMakers,
     maker: Box<dyn RowMaker>,
     bytes: Vec<u8>,
+    level: Vec<u8>,
     plans: Vec<SamplePlan>,
 }
 
 /// Works through `tickets` until the dispatcher hangs up.
 pub(crate) fn run(shared: &Shared, makers: &dyn RowMakers, tickets: &Receiver<Ticket>) {
-    let maker = makers.maker();
-    let mut worker = Worker { shared, makers, maker, bytes: Vec::new(), plans: Vec::new() };
+    let mut worker = Worker {
+        shared,
+        makers,
+        maker: makers.maker(),
+        bytes: Vec::new(),
+        level: Vec::new(),
+        plans: Vec::new(),
+    };
     while let Ok(ticket) = shared.counters.time(Timer::WorkerIdle, || tickets.recv()) {
         worker.serve(ticket);
     }
@@ -62,8 +97,8 @@ pub(crate) fn run(shared: &Shared, makers: &dyn RowMakers, tickets: &Receiver<Ti
 impl Worker<'_> {
     /// Fills the ticket's rows, with a substitute where the policy allows it.
     fn serve(&mut self, ticket: Ticket) {
-        let Ticket { sample, epoch, number, mut rows } = ticket;
-        let recipe = self.shared.recipe.shape(epoch, number);
+        let Ticket { sample, epoch, number, bucket, mut rows } = ticket;
+        let recipe = self.shared.recipe.shape_of(epoch, number, bucket);
         let mut current = sample;
         for attempt in 0..=MAX_SUBSTITUTES {
             let Err(error) = self.attempt(recipe, (current, epoch, attempt), &mut rows) else {
@@ -81,6 +116,9 @@ impl Worker<'_> {
                 Ok(()) => {
                     let len = self.shared.shards.len() as u64;
                     current = substitute(len, self.shared.seed, epoch, sample, attempt);
+                    if let (Some(buckets), Some(bucket)) = (&self.shared.buckets, bucket) {
+                        current = buckets.next_of(bucket, current);
+                    }
                 }
             }
         }
@@ -132,9 +170,9 @@ impl Worker<'_> {
         rows: &mut SlotRows,
     ) -> Result<(), SampleErrorKind> {
         let Shared { shards, seed, counters, .. } = self.shared;
-        let bytes = counters.time(Timer::Read, || shards.read(record, &mut self.bytes))?;
+        let mut bytes = counters.time(Timer::Read, || shards.read(record, &mut self.bytes))?;
         let probed;
-        let info = match &record.info {
+        let mut info = match &record.info {
             Some(info) => info.as_ref(),
             None => {
                 probed = counters.time(Timer::Probe, || self.maker.probe(bytes))?;
@@ -148,6 +186,19 @@ impl Worker<'_> {
             let repeat = repeat | u16::from(attempt > 0) << 15;
             let key = SampleKey { seed: *seed, epoch, sample: record.id, repeat };
             self.plans.push(counters.time(Timer::Plan, || recipe.plan(key, info))?);
+        }
+        let level;
+        if let Some((side, size, plans)) = self.shared.level(recipe, record, info, &self.plans)
+            && let Some(small) =
+                counters.time(Timer::Read, || shards.read_level(record, side, &mut self.level))?
+        {
+            level = self.maker.probe(small)?;
+            if level.size != size {
+                let what = format!("its level {side} has {} pixels, not {size}", level.size);
+                return Err(DecodeError::Damaged(what).into());
+            }
+            (bytes, info, self.plans) = (small, &level, plans);
+            counters.levels.fetch_add(1, Ordering::Relaxed);
         }
         let (frames, region) = (union_of_frames(&self.plans), union_of_regions(&self.plans));
         let (encoded, plans) = (bytes, self.plans.as_slice());

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::FormatError;
 use crate::record::ShardReader;
-use crate::transcode::{PictureSettings, VideoSettings};
+use crate::transcode::{PictureSettings, Pyramid, Quality, VideoSettings};
 
 pub use manifest::{MANIFEST, MANIFEST_TABLE, QUARANTINE, merge};
 pub use sink::CLASSES;
@@ -91,6 +91,8 @@ pub struct ConvertOptions {
     pub shard_size: u64,
     /// How pictures are stored.
     pub images: Images,
+    /// Further, smaller encodings of pictures.
+    pub pyramid: Option<Pyramid>,
     /// How videos are stored.
     pub video: Videos,
     /// What is written.
@@ -115,6 +117,7 @@ impl Default for ConvertOptions {
         Self {
             shard_size: SHARD_SIZE,
             images: Images::Keep,
+            pyramid: None,
             video: Videos::Keep,
             format: Format::Parquet,
             filter: Filter::default(),
@@ -156,8 +159,10 @@ pub struct ConvertReport {
     pub planned: usize,
     /// Their bytes.
     pub bytes: u64,
-    /// Peak signal-to-noise ratio in decibels over the measured samples, and their number.
-    pub psnr: Option<(f64, u64)>,
+    /// How far re-encoded samples are from their sources, over those that were measured.
+    pub quality: Quality,
+    /// How many were.
+    pub measured: u64,
     /// Whether all shards of all tasks are there and the manifest was written.
     pub complete: bool,
 }

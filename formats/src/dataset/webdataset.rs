@@ -4,18 +4,20 @@
 //! told by their field's extension. A sample's class comes from `.cls` (a number or a name), from
 //! `label`, `cls` or `class` of `.json`, or from a number in `.txt`. Every medium of a sample is a
 //! sample of its own with the same class; where a data set has videos, pictures beside them are
-//! taken for previews and left out. A field asked for by name overrides both.
+//! taken for previews and left out, and so are the smaller encodings of a pyramid (`.px128.jpg`). A
+//! field asked for by name overrides all of that.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 
 use super::{Listing, kind_by_name, numbers, relative_name, shards};
 use crate::error::FormatError;
 use crate::record::MediaKind;
 use crate::shard::OpenOptions;
-use crate::shard::catalogue::{Item, catalogue};
-use crate::shard::tar::{Member, members};
-use crate::shard::unpack::plain;
+use crate::shard::catalogue::{Item, catalogue, stored_or};
+use crate::shard::packed::stream;
+use crate::shard::tar::{Member, members, stream_members};
+use crate::shard::unpack::{TarSource, tar_source};
 
 /// Largest member that is read for a class.
 const MAX_FACTS: u64 = 1 << 20;
@@ -26,8 +28,7 @@ pub(super) fn list(root: &Path, options: &OpenOptions) -> Result<Listing, Format
     let mut listing = Listing::default();
     let mut found = Vec::new();
     for path in shards::of_split(root, &options.split)? {
-        let file = plain(&path, options.unpack)?;
-        let items = catalogue(&file, "webdataset", |bytes| media(&path, bytes))?;
+        let (file, items) = items_of(&path, options)?;
         let shard = listing.add_archive(file);
         found.push((path, shard, items));
     }
@@ -35,11 +36,13 @@ pub(super) fn list(root: &Path, options: &OpenOptions) -> Result<Listing, Format
     let videos = all().any(|i| kind(&i.name) == Some(MediaKind::Video));
     let wanted = |item: &Item| match &options.field {
         Some(field) => field_of(&item.name) == Some(field.as_str()),
-        None => !videos || kind(&item.name) == Some(MediaKind::Video),
+        None => match videos {
+            true => kind(&item.name) == Some(MediaKind::Video),
+            false => !field_of(&item.name).is_some_and(is_level),
+        },
     };
     let classes = class_names(all());
     let numbers = numbers(&classes);
-    listing.entries.reserve_exact(all().filter(|i| wanted(i)).count());
     for (path, shard, items) in found {
         for item in &items {
             if item.bytes == NO_MEDIUM {
@@ -55,6 +58,41 @@ pub(super) fn list(root: &Path, options: &OpenOptions) -> Result<Listing, Format
     listing.classes = classes;
     Ok(listing)
 }
+
+/// The media of one archive, and the file that holds them.
+fn items_of(path: &Path, options: &OpenOptions) -> Result<(PathBuf, Vec<Item>), FormatError> {
+    let packing = match tar_source(path, options)? {
+        TarSource::Plain(file) => {
+            let items = catalogue(&file, "webdataset", |bytes| {
+                let content = |member: &Member| {
+                    let (start, end) = (member.bytes.start as usize, member.bytes.end as usize);
+                    bytes.get(start..end).unwrap_or_default()
+                };
+                media(path, &members(path, bytes, 0)?, &content)
+            })?;
+            return Ok((file, items));
+        }
+        TarSource::Packed(packing) => packing,
+    };
+    let items = stored_or(path, "webdataset", || {
+        let told = |name: &str, size: u64| {
+            let last = name.rsplit('.').next().unwrap_or_default().to_lowercase();
+            size <= MAX_FACTS && ["cls", "json", "txt"].contains(&last.as_str())
+        };
+        let found = stream_members(path, stream(path, packing)?, &told)?;
+        let (members, texts): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+        let starts = members.iter().map(|m: &Member| m.bytes.start);
+        let texts: HashMap<u64, Option<Vec<u8>>> = starts.zip(texts).collect();
+        let content = |member: &Member| {
+            texts.get(&member.bytes.start).and_then(Option::as_deref).unwrap_or_default()
+        };
+        media(path, &members, &content)
+    })?;
+    Ok((path.to_owned(), items))
+}
+
+/// Looks a small member's bytes up.
+type Content<'a> = dyn Fn(&Member) -> &'a [u8] + 'a;
 
 /// Size that stands for a sample without a medium.
 const NO_MEDIUM: u64 = u64::MAX;
@@ -79,28 +117,27 @@ fn class_names<'a>(items: impl Iterator<Item = &'a Item> + Clone) -> Vec<String>
 }
 
 /// The media of one archive with the classes of their samples.
-fn media(path: &Path, archive: &[u8]) -> Result<Vec<Item>, FormatError> {
-    let members = members(path, archive, 0)?;
+fn media(path: &Path, members: &[Member], content: &Content<'_>) -> Result<Vec<Item>, FormatError> {
     let mut items = Vec::new();
     let mut sample: Vec<(&str, &Member)> = Vec::new();
     let mut key = None;
-    for member in &members {
+    for member in members {
         let Some((own, field)) = split_name(&member.name) else { continue };
         if key != Some(own) {
-            finish(path, archive, key, &sample, &mut items)?;
+            finish(path, content, key, &sample, &mut items)?;
             sample.clear();
             key = Some(own);
         }
         sample.push((field, member));
     }
-    finish(path, archive, key, &sample, &mut items)?;
+    finish(path, content, key, &sample, &mut items)?;
     Ok(items)
 }
 
 /// Adds the media of one sample.
 fn finish(
     path: &Path,
-    archive: &[u8],
+    content: &Content<'_>,
     key: Option<&str>,
     sample: &[(&str, &Member)],
     items: &mut Vec<Item>,
@@ -113,7 +150,7 @@ fn finish(
             return Err(FormatError::malformed(path, what).at(format!("member {}", member.name)));
         }
     }
-    let (label, class) = class_of(path, archive, &fields)?;
+    let (label, class) = class_of(path, content, &fields)?;
     let before = items.len();
     for (_, member) in sample.iter().filter(|(field, _)| kind(field).is_some()) {
         let (label, class) = (label, class.clone());
@@ -128,7 +165,7 @@ fn finish(
 /// Number and name of a sample's class, as its members tell.
 fn class_of(
     path: &Path,
-    archive: &[u8],
+    content: &Content<'_>,
     fields: &BTreeMap<String, &Member>,
 ) -> Result<(Option<u32>, Option<String>), FormatError> {
     let text = |field: &str| -> Result<Option<&str>, FormatError> {
@@ -139,8 +176,8 @@ fn class_of(
         if end - start > MAX_FACTS {
             return Err(wrong(format!("{} bytes: too long for facts", end - start)));
         }
-        let bytes = archive.get(start as usize..end as usize).unwrap_or_default();
-        let text = std::str::from_utf8(bytes).map_err(|e| wrong(format!("not UTF-8: {e}")))?;
+        let text =
+            std::str::from_utf8(content(member)).map_err(|e| wrong(format!("not UTF-8: {e}")))?;
         Ok(Some(text.trim()))
     };
     let (mut label, mut class) = (None, None);
@@ -172,6 +209,12 @@ fn split_name(name: &str) -> Option<(&str, &str)> {
     let dot = base + name[base..].find('.')?;
     let hidden = name[base..].starts_with("__") || dot == base;
     (!hidden && dot + 1 < name.len()).then(|| (&name[..dot], &name[dot + 1..]))
+}
+
+/// Whether a field is a smaller encoding of its sample's picture, as `convert --pyramid` calls it.
+fn is_level(field: &str) -> bool {
+    let side = field.strip_prefix("px").and_then(|rest| rest.strip_suffix(".jpg"));
+    side.is_some_and(|side| !side.is_empty() && side.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn field_of(name: &str) -> Option<&str> {

@@ -49,6 +49,18 @@ pub(crate) fn catalogue(
     kind: &str,
     find: impl FnOnce(&[u8]) -> Result<Vec<Item>, FormatError>,
 ) -> Result<Vec<Item>, FormatError> {
+    stored_or(path, kind, || find(&map(path)?))
+}
+
+/// What `find` finds in the archive at `path`, however it reads it, stored under `kind`.
+///
+/// # Errors
+/// When `find` fails.
+pub(crate) fn stored_or(
+    path: &Path,
+    kind: &str,
+    find: impl FnOnce() -> Result<Vec<Item>, FormatError>,
+) -> Result<Vec<Item>, FormatError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let stored = side_path(path, &format!("{name}.{kind}.parquet"));
     let (bytes, time) = stamp(path);
@@ -57,7 +69,7 @@ pub(crate) fn catalogue(
     if let Ok(Some(items)) = guarded(&stored, || Ok(read(&stored, &valid))) {
         return Ok(items);
     }
-    let items = find(&map(path)?)?;
+    let items = find()?;
     if let Err(error) = write(&stored, &valid, &items) {
         tracing::debug!("not stored: {error}");
     }

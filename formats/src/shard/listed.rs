@@ -6,18 +6,27 @@ use std::sync::Arc;
 use memmap2::Mmap;
 use tubelet_core::{MediaInfo, SampleId};
 
+use crate::compact::Facts;
 use crate::dataset::{Entry, Listing, Source};
 use crate::error::FormatError;
 use crate::frames;
 use crate::index::Index;
 use crate::record::{Record, ShardReader, Span};
+use crate::shard::packed::PackedArchive;
+use crate::shard::unpack::packing;
 
 /// A listing, with stored media facts where there are any. Archives are mapped, and their payloads
 /// are lent from the map.
 pub struct ListedReader {
     listing: Listing,
-    archives: Vec<(PathBuf, Mmap)>,
-    infos: Vec<Option<Arc<MediaInfo>>>,
+    archives: Vec<(PathBuf, Archive)>,
+    infos: Facts,
+}
+
+/// An archive that is open.
+enum Archive {
+    Plain(Mmap),
+    Packed(PackedArchive),
 }
 
 impl ListedReader {
@@ -30,19 +39,41 @@ impl ListedReader {
         let archives = listing
             .archives
             .iter()
-            .map(|path| Ok((path.clone(), map(path)?)))
+            .map(|path| {
+                let archive = match packing(path)? {
+                    Some(packing) => Archive::Packed(PackedArchive::new(path, packing)),
+                    None => Archive::Plain(map(path)?),
+                };
+                Ok((path.clone(), archive))
+            })
             .collect::<Result<_, FormatError>>()?;
-        let find = |(n, entry): (usize, &Entry)| match &entry.source {
+        let find = |n: usize, entry: &Entry| match &entry.source {
             Source::Pixels { size, .. } => Some(Arc::new(MediaInfo::picture(*size, "bmp"))),
             _ => index?.find(&entry.name, &span(n, entry)),
         };
-        let infos = listing.entries.iter().enumerate().map(find).collect();
+        let mut infos = Facts::default();
+        for (n, entry) in listing.entries.iter().enumerate() {
+            infos.push(find(n, &entry).as_deref());
+        }
+        infos.shrink();
         Ok(Self { listing, archives, infos })
     }
 
-    /// Bytes of an archive.
-    fn lend(&self, shard: u32, start: u64, end: u64, name: &str) -> Result<&[u8], FormatError> {
-        let (path, map) = &self.archives[shard as usize];
+    /// Bytes of an archive, lent or in `buf`.
+    fn bytes_of<'a>(
+        &'a self,
+        shard: u32,
+        (start, end): (u64, u64),
+        name: &str,
+        buf: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], FormatError> {
+        let (path, map) = match &self.archives[shard as usize] {
+            (path, Archive::Plain(map)) => (path, map),
+            (_, Archive::Packed(archive)) => {
+                archive.read(start, end, buf)?;
+                return Ok(buf);
+            }
+        };
         usize::try_from(start)
             .ok()
             .zip(usize::try_from(end).ok())
@@ -60,19 +91,19 @@ impl ShardReader for ListedReader {
     }
 
     fn record(&self, index: usize) -> Record {
-        let entry = &self.listing.entries[index];
+        let entry = self.listing.entries.get(index);
         Record {
             id: SampleId(index as u64),
             label: entry.label,
             kind: entry.kind(),
-            info: self.infos[index].clone(),
-            name: entry.name.clone(),
-            span: span(index, entry),
+            info: self.infos.get(index),
+            span: span(index, &entry),
+            name: entry.name,
         }
     }
 
     fn read<'a>(&'a self, record: &Record, buf: &'a mut Vec<u8>) -> Result<&'a [u8], FormatError> {
-        let entry = &self.listing.entries[record.id.0 as usize];
+        let entry = self.listing.entries.get(record.id.0 as usize);
         match &entry.source {
             Source::File(path) => {
                 let error = |e: std::io::Error| FormatError::new(path, e);
@@ -86,15 +117,20 @@ impl ShardReader for ListedReader {
                 Ok(buf)
             }
             Source::Range { shard, bytes } => {
-                self.lend(*shard, bytes.start, bytes.end, &entry.name)
+                self.bytes_of(*shard, (bytes.start, bytes.end), &entry.name, buf)
             }
             Source::Pixels { shard, start, size } => {
                 let end = start.saturating_add(size.area() as u64 * 3);
-                let pixels = self.lend(*shard, *start, end, &entry.name)?;
+                let mut own = Vec::new();
+                let pixels = self.bytes_of(*shard, (*start, end), &entry.name, &mut own)?;
                 frames::bitmap(pixels, *size, buf);
                 Ok(buf)
             }
         }
+    }
+
+    fn in_order(&self) -> bool {
+        self.archives.iter().any(|(_, archive)| matches!(archive, Archive::Packed(_)))
     }
 
     fn classes(&self) -> &[String] {

@@ -2,7 +2,9 @@
 
 pub(crate) mod catalogue;
 mod listed;
+pub(crate) mod packed;
 pub mod parquet;
+mod rows;
 pub(crate) mod tar;
 pub(crate) mod unpack;
 
@@ -17,6 +19,16 @@ use crate::record::ShardReader;
 pub use listed::ListedReader;
 pub(crate) use listed::map;
 pub use parquet::ParquetReader;
+
+/// Looks at every row of a stored file, for [`crate::fuzz`].
+pub(crate) fn load_rows(path: &Path) -> usize {
+    let Some(rows::Stored { rows, .. }) = rows::load(path) else { return 0 };
+    for n in 0..rows.len() {
+        let _ = (rows.names.get(n), rows.facts.get(n), rows.label(n), rows.hash(n));
+        let _ = (rows.payload(n), rows.sides().iter().filter_map(|s| rows.level(*s, n)).count());
+    }
+    rows.len()
+}
 
 /// How to open a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +45,10 @@ pub struct OpenOptions {
     pub field: Option<String>,
     /// Whether archives without random access may be decompressed once to files beside them.
     pub unpack: bool,
+    /// Whether archives without random access may be read as they are. The samples then come in the
+    /// order of the archives, and reading them in another is slow: see
+    /// [`ShardReader::in_order`].
+    pub stream: bool,
 }
 
 impl Default for OpenOptions {
@@ -44,6 +60,7 @@ impl Default for OpenOptions {
             separator: None,
             field: None,
             unpack: false,
+            stream: false,
         }
     }
 }

@@ -6,7 +6,7 @@
 //! library, one row at a time.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::OnceLock;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type};
@@ -19,64 +19,130 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::basic::Compression;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
-use tubelet_core::{MediaInfo, SampleId};
+use tubelet_core::SampleId;
 
 use crate::error::{FormatError, FormatErrorKind};
 use crate::facts::{guarded, info_from_columns, parquet_error};
+use crate::index::{in_parallel, side_path, stamp};
 use crate::record::{MediaKind, Record, ShardReader, Span};
+use crate::shard::map;
+use crate::shard::rows::{self, Row, Rows, ShardFacts, Stored};
 
 /// Columns that may hold payloads, and what they hold.
 const PAYLOADS: [(&str, MediaKind); 2] = [("image", MediaKind::Image), ("video", MediaKind::Video)];
+
+/// Beginning of the names of columns with further, smaller encodings; their shorter side follows.
+pub(crate) const LEVELS: &str = "image_px";
 
 /// One or more Parquet files as a data set.
 pub struct ParquetReader {
     shards: Vec<Shard>,
     /// Number of the first sample of each shard, and of all samples at the end.
     starts: Vec<usize>,
+    rows: Rows,
     classes: Vec<String>,
+    sides: Vec<u32>,
 }
 
 /// One file.
 struct Shard {
     path: PathBuf,
+    kind: MediaKind,
+    /// Mapped when it is first read from.
+    map: OnceLock<Bytes>,
+    /// Looked into when a payload is first read whose place is not known.
+    file: OnceLock<File>,
+}
+
+/// A file that was looked into: its metadata are large, so that lent payloads do without them.
+struct File {
     map: Bytes,
     metadata: ArrowReaderMetadata,
     leaf: usize,
     kind: MediaKind,
-    rows: Vec<Row>,
+    /// Columns of smaller encodings by their shorter sides.
+    levels: Vec<(u32, usize)>,
 }
 
-/// What is known of a row without its payload.
-struct Row {
-    payload: Option<std::ops::Range<u64>>,
-    label: Option<u32>,
-    name: String,
-    info: Option<Arc<MediaInfo>>,
-    checksum: Option<String>,
-}
+/// Fewest shards whose facts are stored: less open fast as they are.
+const MANY: usize = 16;
 
 impl ParquetReader {
     /// Opens a Parquet file, or the files of `split` in a folder (or its `data` folder): those whose
-    /// name starts with the split's, or all where none does.
+    /// name starts with the split's, or all where none does. What many files of a folder hold is
+    /// stored in its `.tubelet` folder; the files are then looked into when they are first read from.
     ///
     /// # Errors
     /// When there is no such file or one is damaged; the error names it.
     pub fn open(path: &Path, split: &str) -> Result<Self, FormatError> {
-        let files = if path.is_file() { vec![path.to_owned()] } else { shard_files(path, split)? };
-        let open = |p: &PathBuf| guarded(p, || Shard::open(p));
-        let shards = files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-        let mut starts = vec![0];
-        for shard in &shards {
-            starts.push(starts[starts.len() - 1] + shard.rows.len());
+        if path.is_file() {
+            return Self::look_into(&[path.to_owned()]).map(|(reader, _)| reader);
         }
-        let classes = shards.iter().map(Shard::classes).find(|c| !c.is_empty()).unwrap_or_default();
-        Ok(Self { shards, starts, classes })
+        let files = shard_files(path, split)?;
+        if files.len() < MANY {
+            return Self::look_into(&files).map(|(reader, _)| reader);
+        }
+        let stored = side_path(path, &format!("rows-{split}.bin"));
+        if let Some(known) = rows::load(&stored).filter(|known| known.is_of(&files)) {
+            return Ok(Self::known(&files, known));
+        }
+        let (reader, facts) = Self::look_into(&files)?;
+        if let Err(error) = rows::store(&stored, &facts, &reader.classes, &reader.rows) {
+            tracing::debug!("not stored: {error}");
+        }
+        Ok(reader)
     }
 
-    /// The checksum that row `index` was stored with.
-    pub fn checksum(&self, index: usize) -> Option<&str> {
-        let (shard, row) = self.locate(index);
-        self.shards[shard].rows[row].checksum.as_deref()
+    /// Reads what the files hold, several at a time.
+    fn look_into(files: &[PathBuf]) -> Result<(Self, Vec<ShardFacts>), FormatError> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let found = in_parallel(files.len(), threads, &|_, _| {}, || {
+            |n: usize| {
+                let path = &files[n];
+                let (bytes, time) = stamp(path);
+                let (rows, kind, classes) = guarded(path, || {
+                    let file = File::new(path, map_of(path)?)?;
+                    Ok((file.read_facts(path)?, file.kind, file.classes()))
+                })?;
+                let (file, count) = (name_of(path), rows.len());
+                Ok((ShardFacts { file, bytes, time, rows: count, kind }, rows, classes))
+            }
+        });
+        let mut classes = Vec::new();
+        let (mut rows, mut facts) = (Rows::default(), Vec::new());
+        for one in found {
+            let (of_one, own_rows, own_classes) = one?;
+            rows.append(&own_rows);
+            facts.push(of_one);
+            if classes.is_empty() {
+                classes = own_classes;
+            }
+        }
+        rows.shrink();
+        let reader = Self::known(files, Stored { shards: facts.clone(), classes, rows });
+        Ok((reader, facts))
+    }
+
+    /// Files whose rows are known.
+    fn known(files: &[PathBuf], known: Stored) -> Self {
+        let shard = |(path, facts): (&PathBuf, &ShardFacts)| Shard {
+            path: path.clone(),
+            kind: facts.kind,
+            map: OnceLock::new(),
+            file: OnceLock::new(),
+        };
+        let mut starts = vec![0];
+        for facts in &known.shards {
+            starts.push(starts[starts.len() - 1] + facts.rows);
+        }
+        let shards = files.iter().zip(&known.shards).map(shard).collect();
+        let Stored { classes, rows, .. } = known;
+        Self { shards, starts, sides: rows.sides(), rows, classes }
+    }
+
+    /// The hash that row `index` was stored with.
+    pub fn checksum(&self, index: usize) -> Option<String> {
+        self.rows.hash(index).map(|hash| format!("{hash:016x}"))
     }
 
     /// Shard and row of sample `index`.
@@ -86,6 +152,20 @@ impl ParquetReader {
     }
 }
 
+impl Stored {
+    /// Whether it is about these files as they are now.
+    fn is_of(&self, files: &[PathBuf]) -> bool {
+        let same = |(path, known): (&PathBuf, &ShardFacts)| {
+            name_of(path) == known.file && stamp(path) == (known.bytes, known.time)
+        };
+        files.len() == self.shards.len() && files.iter().zip(&self.shards).all(same)
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 impl ShardReader for ParquetReader {
     fn len(&self) -> usize {
         self.starts.last().copied().unwrap_or(0)
@@ -93,17 +173,16 @@ impl ShardReader for ParquetReader {
 
     fn record(&self, index: usize) -> Record {
         let (shard, row) = self.locate(index);
-        let entry = &self.shards[shard].rows[row];
-        let span = match &entry.payload {
-            Some(bytes) => Span::Range { shard: shard as u32, bytes: bytes.clone() },
+        let span = match self.rows.payload(index) {
+            Some(bytes) => Span::Range { shard: shard as u32, bytes },
             None => Span::Cell { shard: shard as u32, row: row as u64 },
         };
         Record {
             id: SampleId(index as u64),
-            label: entry.label,
+            label: self.rows.label(index),
             kind: self.shards[shard].kind,
-            info: entry.info.clone(),
-            name: entry.name.clone(),
+            info: self.rows.facts.get(index),
+            name: self.rows.names.get(index),
             span,
         }
     }
@@ -111,11 +190,41 @@ impl ShardReader for ParquetReader {
     fn read<'a>(&'a self, record: &Record, buf: &'a mut Vec<u8>) -> Result<&'a [u8], FormatError> {
         let (shard, row) = self.locate(record.id.0 as usize);
         let at = |e: FormatError| e.at(format!("row {row} ({})", record.name));
+        let shard = &self.shards[shard];
         match &record.span {
-            Span::Range { bytes, .. } => self.shards[shard].lend(bytes).map_err(at),
+            Span::Range { bytes, .. } => shard.lend(bytes).map_err(at),
             _ => {
-                let shard = &self.shards[shard];
-                guarded(&shard.path, || shard.decode_row(row, buf)).map_err(at)
+                let file = shard.file().map_err(at)?;
+                let found = file.decode_row(&shard.path, row, file.leaf, buf).map_err(at)?;
+                let none = || FormatError::malformed(&shard.path, "the row has no bytes");
+                if found { Ok(buf) } else { Err(at(none())) }
+            }
+        }
+    }
+
+    fn level_sides(&self) -> &[u32] {
+        &self.sides
+    }
+
+    fn read_level<'a>(
+        &'a self,
+        record: &Record,
+        side: u32,
+        buf: &'a mut Vec<u8>,
+    ) -> Result<Option<&'a [u8]>, FormatError> {
+        let index = record.id.0 as usize;
+        let (shard, row) = self.locate(index);
+        let shard = &self.shards[shard];
+        let at = |e: FormatError| e.at(format!("row {row} ({}), {LEVELS}{side}", record.name));
+        match self.rows.level(side, index) {
+            Some(bytes) if bytes.is_empty() => Ok(None),
+            Some(bytes) => shard.lend(&bytes).map(Some).map_err(at),
+            None => {
+                let file = shard.file().map_err(at)?;
+                let level = file.levels.iter().find(|(s, _)| *s == side);
+                let Some((_, leaf)) = level else { return Ok(None) };
+                let found = file.decode_row(&shard.path, row, *leaf, buf);
+                Ok(found.map_err(at)?.then_some(&buf[..]))
             }
         }
     }
@@ -126,36 +235,65 @@ impl ShardReader for ParquetReader {
 }
 
 impl Shard {
-    fn open(path: &Path) -> Result<Self, FormatError> {
-        let io = |e: std::io::Error| FormatError::new(path, e);
-        let file = std::fs::File::open(path).map_err(io)?;
-        // SAFETY: the map is only read. A shard is written under another name and renamed when
-        // complete, so it does not change while it is mapped; who truncates one in use breaks that
-        // contract.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
-        let map = Bytes::from_owner(map);
+    /// The file, opened if it is not.
+    fn file(&self) -> Result<&File, FormatError> {
+        if let Some(file) = self.file.get() {
+            return Ok(file);
+        }
+        let file = guarded(&self.path, || File::new(&self.path, self.map()?.clone()))?;
+        Ok(self.file.get_or_init(|| file))
+    }
+
+    fn map(&self) -> Result<&Bytes, FormatError> {
+        if let Some(map) = self.map.get() {
+            return Ok(map);
+        }
+        let map = map_of(&self.path)?;
+        Ok(self.map.get_or_init(|| map))
+    }
+
+    /// The payload at `bytes` of the map, checked against the length stored before it.
+    fn lend(&self, bytes: &std::ops::Range<u64>) -> Result<&[u8], FormatError> {
+        let map = self.map()?;
+        let damaged =
+            || FormatError::malformed(&self.path, "the payload's length does not fit its page");
+        let (start, end) = (bytes.start as usize, bytes.end as usize);
+        let payload = map.get(start..end).ok_or_else(damaged)?;
+        let prefix = start.checked_sub(4).and_then(|p| map.get(p..start)).ok_or_else(damaged)?;
+        if prefix != (payload.len() as u32).to_le_bytes() {
+            return Err(damaged());
+        }
+        Ok(payload)
+    }
+}
+
+/// The bytes of a file.
+fn map_of(path: &Path) -> Result<Bytes, FormatError> {
+    Ok(Bytes::from_owner(map(path)?))
+}
+
+impl File {
+    fn new(path: &Path, map: Bytes) -> Result<Self, FormatError> {
         let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
         let metadata =
             ArrowReaderMetadata::load(&map, options).map_err(|e| parquet_error(path, &e))?;
         let (leaf, kind) = payload_leaf(metadata.metadata()).ok_or_else(|| {
             FormatError::malformed(path, "no `image` or `video` column with bytes in it")
         })?;
-        let mut shard = Self { path: path.to_owned(), map, metadata, leaf, kind, rows: Vec::new() };
-        let payloads = shard.payload_ranges();
-        shard.rows = shard.read_facts(payloads)?;
-        Ok(shard)
+        let levels = level_leaves(metadata.metadata());
+        Ok(Self { map, metadata, leaf, kind, levels })
     }
 
-    /// The bytes of every payload where the file tells them without reading pages.
-    fn payload_ranges(&self) -> Option<Vec<std::ops::Range<u64>>> {
+    /// The bytes of every payload of a column where the file tells them without reading pages.
+    fn payload_ranges(&self, leaf: usize) -> Option<Vec<std::ops::Range<u64>>> {
         let metadata = self.metadata.metadata();
         let mut ranges = Vec::new();
         for (n, group) in metadata.row_groups().iter().enumerate() {
-            if group.column(self.leaf).compression() != Compression::UNCOMPRESSED {
+            if group.column(leaf).compression() != Compression::UNCOMPRESSED {
                 return None;
             }
             let index = metadata.page_index_for_row_group(n);
-            let pages = index.offset_index(self.leaf)?;
+            let pages = index.offset_index(leaf)?;
             let lengths = pages.unencoded_byte_array_data_bytes()?;
             let locations = pages.page_locations();
             if locations.len() != group.num_rows() as usize || lengths.len() != locations.len() {
@@ -171,12 +309,10 @@ impl Shard {
     }
 
     /// Everything but the payloads.
-    fn read_facts(
-        &self,
-        payloads: Option<Vec<std::ops::Range<u64>>>,
-    ) -> Result<Vec<Row>, FormatError> {
+    fn read_facts(&self, path: &Path) -> Result<Rows, FormatError> {
         let schema = self.metadata.metadata().file_metadata().schema_descr();
-        let others = (0..schema.num_columns()).filter(|leaf| *leaf != self.leaf);
+        let is_payload = |leaf: usize| leaf == self.leaf || self.levels.iter().any(|l| l.1 == leaf);
+        let others = (0..schema.num_columns()).filter(|leaf| !is_payload(*leaf));
         let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(
             self.map.clone(),
             self.metadata.clone(),
@@ -184,57 +320,53 @@ impl Shard {
         .with_projection(ProjectionMask::leaves(schema, others))
         .with_batch_size(4096)
         .build()
-        .map_err(|e| parquet_error(&self.path, &e))?;
-        let mut rows = Vec::new();
+        .map_err(|e| parquet_error(path, &e))?;
+        let payloads = self.payload_ranges(self.leaf);
+        let sides: Vec<u32> = self.levels.iter().map(|(side, _)| *side).collect();
+        let mut rows = Rows::new(&sides);
         for batch in reader {
-            let batch = batch.map_err(|e| parquet_error(&self.path, &e))?;
+            let batch = batch.map_err(|e| parquet_error(path, &e))?;
             for row in 0..batch.num_rows() {
                 let n = rows.len();
-                rows.push(Row {
-                    payload: payloads.as_ref().and_then(|p| p.get(n).cloned()),
+                rows.push(&Row {
+                    name: &name_at(path, &batch, row, n),
                     label: label_at(&batch, row),
-                    name: self.name_at(&batch, row, n),
-                    info: info_from_columns(&batch, row).map(Arc::new),
-                    checksum: text_at(&batch, "xxh3", row),
+                    info: info_from_columns(&batch, row).as_ref(),
+                    hash: text_at(&batch, "xxh3", row),
+                    payload: payloads.as_ref().and_then(|p| p.get(n)),
                 });
             }
+        }
+        for (side, leaf) in &self.levels {
+            rows.set_level(*side, self.payload_ranges(*leaf).as_deref());
         }
         let expected = self.metadata.metadata().file_metadata().num_rows();
         if rows.len() as i64 != expected {
             let what = format!("{} rows can be read, the footer says {expected}", rows.len());
-            return Err(FormatError::malformed(&self.path, what));
+            return Err(FormatError::malformed(path, what));
         }
         Ok(rows)
     }
 
-    fn name_at(&self, batch: &RecordBatch, row: usize, n: usize) -> String {
-        let paths = PAYLOADS.iter().find_map(|(column, _)| {
-            let group: &StructArray = batch.column_by_name(column)?.as_struct_opt()?;
-            let paths = group.column_by_name("path")?.as_string_opt::<i32>()?;
-            paths.is_valid(row).then(|| paths.value(row).to_owned())
-        });
-        paths.unwrap_or_else(|| {
-            let file = self.path.file_name().unwrap_or_default().to_string_lossy();
-            format!("{file}#{n}")
-        })
+    /// The payload of `row` in the column `leaf`, through the Parquet library, into `buf`; false where
+    /// it is null.
+    fn decode_row(
+        &self,
+        path: &Path,
+        row: usize,
+        leaf: usize,
+        buf: &mut Vec<u8>,
+    ) -> Result<bool, FormatError> {
+        guarded(path, || self.decode_row_unguarded(path, row, leaf, buf))
     }
 
-    /// The payload at `bytes` of the map, checked against the length stored before it.
-    fn lend(&self, bytes: &std::ops::Range<u64>) -> Result<&[u8], FormatError> {
-        let damaged =
-            || FormatError::malformed(&self.path, "the payload's length does not fit its page");
-        let (start, end) = (bytes.start as usize, bytes.end as usize);
-        let payload = self.map.get(start..end).ok_or_else(damaged)?;
-        let prefix =
-            start.checked_sub(4).and_then(|p| self.map.get(p..start)).ok_or_else(damaged)?;
-        if prefix != (payload.len() as u32).to_le_bytes() {
-            return Err(damaged());
-        }
-        Ok(payload)
-    }
-
-    /// The payload of `row` through the Parquet library.
-    fn decode_row<'a>(&self, row: usize, buf: &'a mut Vec<u8>) -> Result<&'a [u8], FormatError> {
+    fn decode_row_unguarded(
+        &self,
+        path: &Path,
+        row: usize,
+        leaf: usize,
+        buf: &mut Vec<u8>,
+    ) -> Result<bool, FormatError> {
         let metadata = self.metadata.metadata();
         let (mut group, mut inside) = (0, row);
         while let Some(rows) = metadata.row_groups().get(group).map(|g| g.num_rows() as usize) {
@@ -251,19 +383,18 @@ impl Shard {
             self.metadata.clone(),
         )
         .with_row_groups(vec![group])
-        .with_projection(ProjectionMask::leaves(schema, [self.leaf]))
+        .with_projection(ProjectionMask::leaves(schema, [leaf]))
         .with_row_selection(selection)
         .build()
-        .map_err(|e| parquet_error(&self.path, &e))?;
+        .map_err(|e| parquet_error(path, &e))?;
         let batch = match reader.next() {
-            Some(batch) => batch.map_err(|e| parquet_error(&self.path, &e))?,
-            None => return Err(FormatError::malformed(&self.path, "the row is not there")),
+            Some(batch) => batch.map_err(|e| parquet_error(path, &e))?,
+            None => return Err(FormatError::malformed(path, "the row is not there")),
         };
-        let payload = payload_value(&batch)
-            .ok_or_else(|| FormatError::malformed(&self.path, "the row has no bytes"))?;
         buf.clear();
-        buf.extend_from_slice(payload);
-        Ok(buf)
+        let payload = payload_value(&batch);
+        buf.extend_from_slice(payload.unwrap_or_default());
+        Ok(payload.is_some())
     }
 
     /// Class names from Hugging Face's schema metadata.
@@ -276,6 +407,15 @@ impl Shard {
         };
         names().unwrap_or_default()
     }
+}
+
+fn name_at(path: &Path, batch: &RecordBatch, row: usize, n: usize) -> String {
+    let paths = PAYLOADS.iter().find_map(|(column, _)| {
+        let group: &StructArray = batch.column_by_name(column)?.as_struct_opt()?;
+        let paths = group.column_by_name("path")?.as_string_opt::<i32>()?;
+        paths.is_valid(row).then(|| paths.value(row).to_owned())
+    });
+    paths.unwrap_or_else(|| format!("{}#{n}", name_of(path)))
 }
 
 /// Whether this is a Parquet file and no manifest.
@@ -330,6 +470,19 @@ fn payload_leaf(metadata: &ParquetMetaData) -> Option<(usize, MediaKind)> {
     })
 }
 
+/// The leaf columns of smaller encodings by their shorter sides, ascending.
+fn level_leaves(metadata: &ParquetMetaData) -> Vec<(u32, usize)> {
+    let schema = metadata.file_metadata().schema_descr();
+    let side = |leaf: usize| -> Option<u32> {
+        let path = schema.column(leaf).path().string();
+        path.strip_prefix(LEVELS)?.strip_suffix(".bytes")?.parse().ok()
+    };
+    let mut levels: Vec<(u32, usize)> =
+        (0..schema.num_columns()).filter_map(|leaf| Some((side(leaf)?, leaf))).collect();
+    levels.sort_unstable();
+    levels
+}
+
 fn payload_value(batch: &RecordBatch) -> Option<&[u8]> {
     let column = batch.columns().first()?;
     let inner = match column.as_struct_opt() {
@@ -358,9 +511,9 @@ fn label_at(batch: &RecordBatch, row: usize) -> Option<u32> {
     u32::try_from(value).ok()
 }
 
-fn text_at(batch: &RecordBatch, name: &str, row: usize) -> Option<String> {
+fn text_at<'a>(batch: &'a RecordBatch, name: &str, row: usize) -> Option<&'a str> {
     let column = batch.column_by_name(name)?.as_string_opt::<i32>()?;
-    column.is_valid(row).then(|| column.value(row).to_owned())
+    column.is_valid(row).then(|| column.value(row))
 }
 
 #[cfg(all(test, feature = "video"))]

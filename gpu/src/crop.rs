@@ -37,6 +37,13 @@ impl Cropper {
         &self.stream
     }
 
+    /// The driver's handles of its context, the primary one, and of its stream; they live as long as
+    /// it does.
+    pub fn handles(&self) -> (u64, u64) {
+        let context = self.stream.context().cu_ctx();
+        (context as u64, self.stream.cu_stream() as u64)
+    }
+
     /// Runs `batch`, whose frames write to `pixels`, copies the first bytes of `pixels` to `rows`,
     /// one after the other, and waits until all of it is done.
     ///

@@ -165,8 +165,8 @@ impl Nv12Clip {
                 Height: height as usize,
                 ..NO_COPY
             };
-            // SAFETY: the caller's promise; the place has room for both planes.
             queued = queued.and_then(|()| {
+                // SAFETY: the caller's promise; the place has room for both planes.
                 unsafe { sys::cuMemcpy2DAsync_v2(&copy, stream.cu_stream()) }.result()
             });
         }

@@ -1,9 +1,8 @@
 //! Some samples both ways: rates, and how well the pixels agree.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tubelet_augment::Recipe;
 use tubelet_augment::plan::{SamplePlan, union_of_frames, union_of_regions};
@@ -18,6 +17,8 @@ use super::planner::{Decision, Figures, psnr};
 
 /// Fewest and most samples that are measured.
 const SAMPLES: [usize; 2] = [8, 64];
+/// How long each way is measured.
+const TIME: Duration = Duration::from_millis(500);
 /// Records that are looked at for samples of a kind.
 const LOOKED_AT: usize = 1024;
 
@@ -158,7 +159,7 @@ fn compare(sample: &Ready<'_>, device: &mut DeviceMaker) -> Result<Option<f64>, 
     Ok(Some(psnr(&pixels(here), &pixels(there))))
 }
 
-/// Samples a second by `workers` threads, each warm: it has made one before.
+/// Samples a second by `workers` threads together, each warm: it has made one before.
 fn rate(
     make: &(dyn Fn() -> Box<dyn RowMaker> + Sync),
     samples: &[Ready<'_>],
@@ -167,8 +168,8 @@ fn rate(
     let workers = workers.clamp(1, samples.len().max(1));
     let rows: Result<Vec<OneRow>, String> =
         samples.iter().take(workers).map(|sample| OneRow::new(sample.recipe)).collect();
-    let (next, barrier) = (AtomicUsize::new(0), Barrier::new(workers + 1));
-    let work = |n: usize, mut row: OneRow| {
+    let barrier = Barrier::new(workers);
+    let work = |n: usize, mut row: OneRow| -> f64 {
         let mut maker = make();
         let mut run = |sample: &Ready<'_>| {
             let (recipe, planned) = (sample.recipe, sample.planned());
@@ -183,19 +184,20 @@ fn rate(
         };
         run(&samples[n]);
         barrier.wait();
-        while let Some(sample) = samples.get(next.fetch_add(1, Ordering::Relaxed)) {
+        let (start, mut count) = (Instant::now(), 0);
+        for sample in samples.iter().cycle().skip(n) {
             run(sample);
+            count += 1;
+            if start.elapsed() >= TIME {
+                break;
+            }
         }
+        f64::from(count) / start.elapsed().as_secs_f64()
     };
-    let rows = rows?;
-    let seconds = std::thread::scope(|scope| {
-        for (n, row) in rows.into_iter().enumerate() {
-            let work = &work;
-            scope.spawn(move || work(n, row));
-        }
-        barrier.wait();
-        Instant::now()
+    let (work, rows) = (&work, rows?);
+    std::thread::scope(|scope| {
+        let start = |(n, row)| scope.spawn(move || work(n, row));
+        let threads: Vec<_> = rows.into_iter().enumerate().map(start).collect();
+        threads.into_iter().map(|t| t.join().map_err(|_| "a thread panicked".to_owned())).sum()
     })
-    .elapsed();
-    Ok(samples.len() as f64 / seconds.as_secs_f64().max(1e-9))
 }

@@ -88,6 +88,9 @@ impl Decoding {
     pub(crate) fn report(&self) {
         let Some(device) = &self.device else { return };
         let (there, here) = device.tally.counts();
+        if there + here == 0 {
+            return;
+        }
         let why = device.tally.first_reason().map(|r| format!(", the first: {r}"));
         eprintln!(
             "decode: {there} samples on the GPU, {here} on the CPU although the GPU was asked{}",
@@ -150,6 +153,14 @@ impl RowMakers for DeviceMakers {
         if measured {
             self.device.tally.reset();
         }
+        if !self.decided().is_empty() {
+            return Ok(());
+        }
+        let none = "there is no JPEG file and no video in the data";
+        if !self.measures {
+            return Err(format!("--decode gpu: {none}"));
+        }
+        eprintln!("decode: on the CPU ({none})");
         Ok(())
     }
 

@@ -83,8 +83,11 @@ impl RowMaker for Maker {
     }
 }
 
-/// Pixels and samples of six batches, the number of drops, and the causes.
-fn run(makers: Arc<dyn RowMakers>) -> Result<(Vec<(Vec<u8>, Vec<u64>)>, u64, String), LoaderError> {
+/// Pixels and samples of a batch.
+type Seen = (Vec<u8>, Vec<u64>);
+
+/// Six batches, the number of drops, and the causes.
+fn run(makers: Arc<dyn RowMakers>) -> Result<(Vec<Seen>, u64, String), LoaderError> {
     let root = media::imagenet(3, 5);
     let set = ["pretrain.batch_size=4".to_owned()];
     let recipe = builtin::recipe("mae-tiny", &set).and_then(|f| f.stage(Stage::Pretrain));

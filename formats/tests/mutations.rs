@@ -37,7 +37,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// Mutations of each target, unless `TUBELET_MUTATIONS` says another number.
-const ROUNDS: u64 = 1500;
+const ROUNDS: u64 = 600;
 /// Memory that an input of a few kilobytes may take: stacks of threads, decompressors and buffers of the
 /// libraries come to some megabytes.
 const ROOM: usize = 48 << 20;

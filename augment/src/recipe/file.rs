@@ -120,10 +120,16 @@ impl RecipeFile {
             apply_override(&mut table, item)?;
         }
         let text = toml::to_string(&table).map_err(|e| syntax(e.to_string()))?;
-        let file: Self =
+        let mut file: Self =
             toml::from_str(&text).map_err(|e| syntax(e.to_string().trim_end().to_owned()))?;
-        for stage in file.stages() {
-            file.stage(stage)?;
+        for stage in file.stages().collect::<Vec<_>>() {
+            // Said, where it was the default.
+            let pixels = Some(file.stage(stage)?.pixels());
+            match stage {
+                Stage::Pretrain => file.pretrain.pixels = pixels,
+                Stage::Finetune => file.finetune.iter_mut().for_each(|table| table.pixels = pixels),
+                Stage::Eval => file.eval.iter_mut().for_each(|table| table.pixels = pixels),
+            }
         }
         Ok(file)
     }

@@ -8,3 +8,5 @@ mod layouts;
 mod media;
 mod order;
 mod plans;
+#[cfg(feature = "store")]
+mod store;

@@ -18,6 +18,7 @@ use crate::decode::decoder;
 use crate::error::{DecodeError, FormatError, FormatErrorKind};
 use crate::facts::guarded;
 use crate::record::{ShardReader, Span};
+use crate::store::{Location, locate};
 
 /// One sample's line.
 #[derive(Clone, Debug, PartialEq)]
@@ -220,6 +221,11 @@ fn stamp_of(span: &Span) -> (u64, u64) {
 /// Where things found out about `root` are kept under `name`: its `.tubelet` folder, or the user's
 /// cache folder where that cannot be written.
 pub(crate) fn side_path(root: &Path, name: &str) -> PathBuf {
+    let root = &match locate(root) {
+        Ok(Location::Remote(url)) => return side_path_of_url(&url, name),
+        Ok(Location::Local(path)) => path,
+        Err(_) => root.to_owned(),
+    };
     let folder = if root.is_dir() { root } else { root.parent().unwrap_or(root) };
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let beside = folder.join(".tubelet").join(name);
@@ -228,6 +234,12 @@ pub(crate) fn side_path(root: &Path, name: &str) -> PathBuf {
     }
     let full = root.canonicalize().unwrap_or_else(|_| root.to_owned());
     let hash = xxhash_rust::xxh3::xxh3_64(full.to_string_lossy().as_bytes());
+    cache_folder().join("tubelet").join(format!("{hash:016x}-{name}"))
+}
+
+/// Where things found out about the object at `url` are kept under `name`: the user's cache folder.
+pub(crate) fn side_path_of_url(url: &str, name: &str) -> PathBuf {
+    let hash = xxhash_rust::xxh3::xxh3_64(url.as_bytes());
     cache_folder().join("tubelet").join(format!("{hash:016x}-{name}"))
 }
 

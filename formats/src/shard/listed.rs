@@ -5,19 +5,26 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 use tubelet_core::{MediaInfo, SampleId};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::dataset::{Entry, Listing, Source};
 use crate::error::FormatError;
 use crate::frames;
 use crate::index::Index;
 use crate::record::{Record, ShardReader, Span};
+use crate::store::Object;
 
-/// A listing, with stored media facts where there are any. Archives are mapped, and their payloads
-/// are lent from the map.
+/// A listing, with stored media facts where there are any. Local archives are mapped, and their
+/// payloads are lent from the map.
 pub struct ListedReader {
     listing: Listing,
-    archives: Vec<(PathBuf, Mmap)>,
+    archives: Vec<Archive>,
     infos: Vec<Option<Arc<MediaInfo>>>,
+}
+
+enum Archive {
+    Map(PathBuf, Mmap),
+    Remote(Object),
 }
 
 impl ListedReader {
@@ -30,26 +37,54 @@ impl ListedReader {
         let archives = listing
             .archives
             .iter()
-            .map(|path| Ok((path.clone(), map(path)?)))
+            .map(|path| Ok(Archive::Map(path.clone(), map(path)?)))
             .collect::<Result<_, FormatError>>()?;
+        Ok(Self::with_archives(listing, archives, index))
+    }
+
+    /// Reads what `listing` names from `objects`, which are its archives in order.
+    pub(crate) fn of_objects(
+        listing: Listing,
+        objects: Vec<Object>,
+        index: Option<&Index>,
+    ) -> Self {
+        let archives = objects.into_iter().map(Archive::Remote).collect();
+        Self::with_archives(listing, archives, index)
+    }
+
+    fn with_archives(listing: Listing, archives: Vec<Archive>, index: Option<&Index>) -> Self {
         let find = |(n, entry): (usize, &Entry)| match &entry.source {
             Source::Pixels { size, .. } => Some(Arc::new(MediaInfo::picture(*size, "bmp"))),
             _ => index?.find(&entry.name, &span(n, entry)),
         };
         let infos = listing.entries.iter().enumerate().map(find).collect();
-        Ok(Self { listing, archives, infos })
+        Self { listing, archives, infos }
     }
 
-    /// Bytes of an archive.
-    fn lend(&self, shard: u32, start: u64, end: u64, name: &str) -> Result<&[u8], FormatError> {
-        let (path, map) = &self.archives[shard as usize];
+    /// Bytes of an archive, lent from the map or read into `buf`; those of a store must have the hash
+    /// of sample `index`, where one is stored.
+    fn lend<'a>(
+        &'a self,
+        (shard, index): (u32, usize),
+        (start, end): (u64, u64),
+        buf: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], FormatError> {
+        let name = || self.listing.entries[index].name.clone();
+        let (path, map) = match &self.archives[shard as usize] {
+            Archive::Map(path, map) => (path, map),
+            Archive::Remote(object) => {
+                let stored = self.listing.hashes.get(&index).copied();
+                let check = |bytes: &[u8]| has_hash(bytes, stored);
+                return object.read(start..end, &check, buf).map_err(|e| e.sample(&name()));
+            }
+        };
         usize::try_from(start)
             .ok()
             .zip(usize::try_from(end).ok())
             .and_then(|(start, end)| map.get(start..end))
             .ok_or_else(|| {
                 let what = format!("bytes {start}..{end} are wanted, the file has {}", map.len());
-                FormatError::malformed(path, what).at(name)
+                FormatError::malformed(path, what).at(name())
             })
     }
 }
@@ -72,7 +107,8 @@ impl ShardReader for ListedReader {
     }
 
     fn read<'a>(&'a self, record: &Record, buf: &'a mut Vec<u8>) -> Result<&'a [u8], FormatError> {
-        let entry = &self.listing.entries[record.id.0 as usize];
+        let index = record.id.0 as usize;
+        let entry = &self.listing.entries[index];
         match &entry.source {
             Source::File(path) => {
                 let error = |e: std::io::Error| FormatError::new(path, e);
@@ -86,11 +122,12 @@ impl ShardReader for ListedReader {
                 Ok(buf)
             }
             Source::Range { shard, bytes } => {
-                self.lend(*shard, bytes.start, bytes.end, &entry.name)
+                self.lend((*shard, index), (bytes.start, bytes.end), buf)
             }
             Source::Pixels { shard, start, size } => {
                 let end = start.saturating_add(size.area() as u64 * 3);
-                let pixels = self.lend(*shard, *start, end, &entry.name)?;
+                let mut own = Vec::new();
+                let pixels = self.lend((*shard, index), (*start, end), &mut own)?;
                 frames::bitmap(pixels, *size, buf);
                 Ok(buf)
             }
@@ -111,6 +148,15 @@ fn span(index: usize, entry: &Entry) -> Span {
         Source::File(path) | Source::Frames { folder: path, .. } => Span::File(path.clone()),
         Source::Range { shard, bytes } => Span::Range { shard: *shard, bytes: bytes.clone() },
         Source::Pixels { shard, .. } => Span::Cell { shard: *shard, row: index as u64 },
+    }
+}
+
+/// Refuses bytes that have not the hash that was stored with them.
+pub(crate) fn has_hash(bytes: &[u8], stored: Option<u64>) -> Result<(), String> {
+    let Some(stored) = stored else { return Ok(()) };
+    match xxh3_64(bytes) {
+        found if found == stored => Ok(()),
+        found => Err(format!("the payload has hash {found:016x}, stored is {stored:016x}")),
     }
 }
 

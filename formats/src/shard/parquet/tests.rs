@@ -6,6 +6,7 @@ use tubelet_core::{SampleId, Size};
 use super::*;
 use crate::convert::{ConvertOptions, convert};
 use crate::encode::encode_jpeg;
+use crate::store::StoreOptions;
 
 /// Name, label and bytes.
 type Sample = (String, Option<u32>, Vec<u8>);
@@ -105,7 +106,7 @@ proptest! {
         if let Err(error) = read_all(&path) {
             prop_assert!(error.to_string().contains(".parquet"), "{}", error);
         }
-        let report = crate::verify::verify(root.path(), 1, false, &|_, _| ()).expect("verifies");
+        let report = crate::verify::verify(root.path(), 1, false, &StoreOptions::default(), &|_, _| ()).expect("verifies");
         prop_assert!(!report.problems.is_empty(), "bit {} of {}", bit, bytes.len() * 8);
     }
 }

@@ -9,9 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tubelet_augment::{Recipe, RecipeError, RecipeFile, Stage, builtin};
 use tubelet_formats::dataset::Layout;
 use tubelet_formats::error::FormatErrorKind;
-use tubelet_formats::{
-    CacheOptions, FormatError, OpenOptions, ShardReader, StoreOptions, open,
-};
+use tubelet_formats::{CacheOptions, FormatError, OpenOptions, ShardReader, StoreOptions, open};
 use tubelet_loader::LoaderError;
 
 /// The command line asks for something that cannot be.

@@ -131,7 +131,8 @@ fn conversions_into_a_bucket_equal_those_into_a_folder() {
         place.server.seen();
         place.ok(&into("s3://bucket/some/out/"));
         place.server.heal();
-        let shard = |key: &str| key.ends_with(".tar") || key.contains("of-") && !key.contains(".tubelet");
+        let shard =
+            |key: &str| key.ends_with(".tar") || key.contains("of-") && !key.contains(".tubelet");
         let seen = place.server.seen();
         assert!(!seen.iter().any(|s| s.method == "PUT" && shard(&s.key)), "written twice");
         for task in ["0/2", "1/2"] {
@@ -167,7 +168,9 @@ fn large_shards_are_sent_in_parts() {
         let size = Size::new(2400, 2000);
         let mut bitmap = b"BM".to_vec();
         let bytes = size.area() as u32 * 3;
-        for value in [bytes + 54, 0, 54, 40, size.width, size.height, 1 | 24 << 16, 0, bytes, 0, 0, 0, 0] {
+        for value in
+            [bytes + 54, 0, 54, 40, size.width, size.height, 1 | 24 << 16, 0, bytes, 0, 0, 0, 0]
+        {
             bitmap.extend(value.to_le_bytes());
         }
         bitmap.extend((0..bytes).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8));
@@ -181,10 +184,12 @@ fn large_shards_are_sent_in_parts() {
     place.server.fail(5, 0.15, &[Fault::Status(503), Fault::Reset]);
     place.ok(&["convert", data, "--layout", "folder", "-o", "s3://bucket/large"]);
     place.server.heal();
-    let parts = place.server.seen().iter().filter(|s| s.method == "PUT" && s.key.ends_with("t")).count();
+    let parts =
+        place.server.seen().iter().filter(|s| s.method == "PUT" && s.key.ends_with("t")).count();
     assert!(parts > 2, "{parts} parts");
     same(Path::new(&local), &place.server.tree("bucket/large"));
-    let folder = ["convert", data, "--layout", "folder", "--format", "folder", "-o", "s3://bucket/x"];
+    let folder =
+        ["convert", data, "--layout", "folder", "--format", "folder", "-o", "s3://bucket/x"];
     assert!(place.fails(&folder).1.contains("local disks only"));
 }
 
@@ -192,11 +197,11 @@ fn large_shards_are_sent_in_parts() {
 /// any size, and with faults.
 #[test]
 fn batches_from_a_store_equal_local_ones() {
-    for (data, recipe) in [(media::imagenet(2, 6), "mae-tiny"), (media::kinetics(8), "videomae-tiny")] {
+    for (data, recipe) in
+        [(media::imagenet(2, 6), "mae-tiny"), (media::kinetics(8), "videomae-tiny")]
+    {
         for format in ["parquet", "webdataset"] {
-            let place = Place::new(
-                tempfile::tempdir().expect("temporary folder"),
-            );
+            let place = Place::new(tempfile::tempdir().expect("temporary folder"));
             let out = place.at(format);
             let size = ["--shard-size", "24KiB", "--format", format];
             place.ok(&[&["convert", text(data.path()), "-o", &out][..], &size[..]].concat());
@@ -249,15 +254,15 @@ fn a_cache_survives_kills() {
         child.kill().expect("killed");
         child.wait().expect("ended");
         let entries = std::fs::read_dir(&cache).into_iter().flatten();
-        let used: u64 = entries.map(|e| e.expect("entry").metadata().expect("known").blocks()).sum();
+        let used: u64 =
+            entries.map(|e| e.expect("entry").metadata().expect("known").blocks()).sum();
         assert!(used * 512 <= 100 << 10, "{} bytes after kill {n}", used * 512);
     }
     assert!(kills > 3, "nothing was killed in time");
     assert!(local == place.batches("s3://bucket/set", "mae-tiny", &with), "after the kills");
     let names = std::fs::read_dir(&cache).expect("there");
-    let leases = names.filter(|e| {
-        e.as_ref().is_ok_and(|e| e.file_name().to_string_lossy().contains("lease"))
-    });
+    let leases = names
+        .filter(|e| e.as_ref().is_ok_and(|e| e.file_name().to_string_lossy().contains("lease")));
     assert!(leases.count() <= 12, "leases of dead processes");
 }
 
@@ -274,7 +279,11 @@ fn errors_name_the_url_and_say_what_helps() {
         (vec!["inspect", "s3://set/none"], 2, "no .parquet or .tar file for split `train`"),
         (vec!["inspect", "gopher://x/y"], 2, "unknown scheme `gopher://`"),
         (vec!["inspect", url, "--layout", "kinetics"], 2, "local disks only"),
-        (vec!["inspect", "s3://set/absent.parquet"], 1, "s3://set/absent.parquet: entity not found"),
+        (
+            vec!["inspect", "s3://set/absent.parquet"],
+            1,
+            "s3://set/absent.parquet: entity not found",
+        ),
         (vec!["inspect", url, "--cache", &shards], 2, "is no cache"),
         (vec!["inspect", url, "--cache-size", "1GiB"], 2, "--cache"),
     ] {

@@ -211,7 +211,8 @@ fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
         match name.to_ascii_lowercase().as_str() {
             "content-length" => length = value.parse().unwrap_or(0),
             "range" => {
-                let (first, last) = value.trim_start_matches("bytes=").split_once('-').expect("a range");
+                let (first, last) =
+                    value.trim_start_matches("bytes=").split_once('-').expect("a range");
                 let end: u64 = last.parse().expect("bounded");
                 request.range = Some(first.parse().expect("bounded")..end + 1);
             }
@@ -283,9 +284,9 @@ fn mixed(mut x: u64) -> u64 {
 }
 
 fn tag(bytes: &[u8]) -> String {
-    let hash = bytes.iter().fold(0xCBF2_9CE4_8422_2325u64, |h, b| {
-        (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01B3)
-    });
+    let hash = bytes
+        .iter()
+        .fold(0xCBF2_9CE4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01B3));
     format!("\"{hash:016x}\"")
 }
 
@@ -317,7 +318,12 @@ fn answer(
     match fault {
         Some(Fault::Reset) => return Ok(false),
         Some(Fault::Status(status)) => {
-            send(stream, request, &Answer::new(status, "<Error><Code>Injected</Code></Error>"), None)?;
+            send(
+                stream,
+                request,
+                &Answer::new(status, "<Error><Code>Injected</Code></Error>"),
+                None,
+            )?;
             return Ok(true);
         }
         Some(Fault::Stall) if request.body.len() % 2 == 0 && request.range.is_none() => {
@@ -337,7 +343,9 @@ fn answer(
         Some(Fault::Short) if request.range.is_some() => {
             answer.body.pop();
         }
-        Some(Fault::Garbage) if request.range.is_some() => answer.body.iter_mut().for_each(|b| *b ^= 0x55),
+        Some(Fault::Garbage) if request.range.is_some() => {
+            answer.body.iter_mut().for_each(|b| *b ^= 0x55)
+        }
         Some(Fault::Truncate | Fault::Stall) => {
             let half = answer.body.len() / 2;
             send(stream, request, &answer, Some(half))?;
@@ -412,10 +420,13 @@ fn get(state: &State, request: &Request, shifted: bool) -> Answer {
 fn list(state: &State, request: &Request) -> Answer {
     let bucket = request.key.trim_end_matches('/');
     let text = |name: &str| request.query.get(name).cloned().unwrap_or_default();
-    let (prefix, delimiter, after) = (text("prefix"), text("delimiter"), text("continuation-token"));
+    let (prefix, delimiter, after) =
+        (text("prefix"), text("delimiter"), text("continuation-token"));
     let mut entries = BTreeMap::new();
     for (key, bytes) in locked(&state.objects).iter() {
-        let Some(key) = key.strip_prefix(bucket).and_then(|k| k.strip_prefix('/')) else { continue };
+        let Some(key) = key.strip_prefix(bucket).and_then(|k| k.strip_prefix('/')) else {
+            continue;
+        };
         let Some(rest) = key.strip_prefix(&prefix) else { continue };
         match rest.split_once(delimiter.as_str()).filter(|_| !delimiter.is_empty()) {
             Some((folder, _)) => entries.insert(format!("{prefix}{folder}{delimiter}"), None),

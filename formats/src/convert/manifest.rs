@@ -10,8 +10,8 @@ use parquet::arrow::ArrowWriter;
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::records::{JobRecord, Outcome, SampleRecord, ShardRecord};
 use super::place::Place;
+use super::records::{JobRecord, Outcome, SampleRecord, ShardRecord};
 use super::records::{sweep, to_json};
 use super::{ConvertReport, Dropped, Format};
 use crate::error::{FormatError, FormatErrorKind};

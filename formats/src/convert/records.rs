@@ -113,9 +113,8 @@ impl JobRecord {
 
     fn find(out: &Place) -> Result<Option<Self>, FormatError> {
         let Some(text) = out.read(&Self::name())? else { return Ok(None) };
-        let wrong = |e: serde_json::Error| {
-            FormatError::malformed(out.path(&Self::name()), e.to_string())
-        };
+        let wrong =
+            |e: serde_json::Error| FormatError::malformed(out.path(&Self::name()), e.to_string());
         serde_json::from_slice(&text).map(Some).map_err(wrong)
     }
 
@@ -188,10 +187,12 @@ impl JobRecord {
     }
 
     /// The records of all finished shards.
-    pub(crate) fn all_finished(&self, out: &Place) -> Result<Vec<Option<ShardRecord>>, FormatError> {
-        let found = in_parallel(self.shards, out.requests(), &|_, _| (), || {
-            |n| self.finished(out, n)
-        });
+    pub(crate) fn all_finished(
+        &self,
+        out: &Place,
+    ) -> Result<Vec<Option<ShardRecord>>, FormatError> {
+        let found =
+            in_parallel(self.shards, out.requests(), &|_, _| (), || |n| self.finished(out, n));
         found.into_iter().collect()
     }
 }

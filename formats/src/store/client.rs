@@ -240,7 +240,8 @@ impl Backend for Client {
         }
         let (store, key) = (Arc::clone(&self.writes), self.key(name)?);
         let begun = async move { store.put_multipart(&key).await };
-        let mut upload = self.within(self.limits.total + self.time(0), begun)?.map_err(|e| failure(&e))?;
+        let mut upload =
+            self.within(self.limits.total + self.time(0), begun)?.map_err(|e| failure(&e))?;
         let limits = self.limits.clone();
         let sending = async move {
             let mut parts = FuturesUnordered::new();
@@ -338,9 +339,8 @@ fn runtime() -> Result<&'static Runtime, Failure> {
             .build()
             .map_err(|e| e.to_string())
     });
-    made.as_ref().map_err(|e| {
-        Failure::new(FailureKind::Final, format!("no threads for the client: {e}"))
-    })
+    made.as_ref()
+        .map_err(|e| Failure::new(FailureKind::Final, format!("no threads for the client: {e}")))
 }
 
 fn meta(name: &str, object: &ObjectMeta) -> Meta {

@@ -31,9 +31,9 @@ use std::time::Duration;
 
 use crate::error::{FormatError, FormatErrorKind};
 
+pub(crate) use ahead::ReadAhead;
 pub(crate) use find::{AT_ONCE, Found, find};
 pub(crate) use folder::Folder;
-pub(crate) use ahead::ReadAhead;
 pub(crate) use object::Object;
 
 /// How object stores are reached.

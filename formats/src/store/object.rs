@@ -157,7 +157,8 @@ impl Object {
                 let mut buf = Vec::new();
                 let found = cache.find(self.id, range, &mut buf);
                 let refused = if found { check(&buf) } else { Err(too_small(cache, self.len())) };
-                refused.map_err(|what| FormatError::new(self.url(), FormatErrorKind::Store(what)))?;
+                refused
+                    .map_err(|what| FormatError::new(self.url(), FormatErrorKind::Store(what)))?;
                 Ok(buf.into())
             }
             Err(e) => Err(self.error(e, range)),
@@ -197,7 +198,9 @@ impl Object {
     /// Refuses an answer about another content.
     fn unchanged(&self, now: &Meta) -> Result<(), Failure> {
         let changed = |what: &str, before: &str, now: &str| {
-            Failure::again(format!("it has changed since it was opened: {what} {before}, now {now}"))
+            Failure::again(format!(
+                "it has changed since it was opened: {what} {before}, now {now}"
+            ))
         };
         if now.bytes != self.meta.bytes {
             let (before, now) = (self.meta.bytes.to_string(), now.bytes.to_string());

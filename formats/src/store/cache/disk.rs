@@ -216,10 +216,7 @@ impl Disk {
     }
 
     /// Runs `task` while no other thread or process changes anything; it is given the bytes in use.
-    fn locked<T>(
-        &self,
-        task: impl FnOnce(&mut u64) -> std::io::Result<T>,
-    ) -> std::io::Result<T> {
+    fn locked<T>(&self, task: impl FnOnce(&mut u64) -> std::io::Result<T>) -> std::io::Result<T> {
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         ledger.lock()?;
         let done = (|| {

@@ -37,6 +37,7 @@ fn decode(criterion: &mut Criterion) {
         let want = FrameRequest {
             frames: (0..16).map(|n| first + 4 * n).collect(),
             region: region.then_some(part),
+            planes: false,
         };
         group.bench_function(name, |bencher| {
             bencher.iter(|| decoder.decode(bytes, &info, &want, &mut clip).expect("decodes"));

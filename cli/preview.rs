@@ -125,7 +125,7 @@ fn draw_sample(
     let sample = SampleId(n as u64);
     let key = SampleKey { seed: args.seed, epoch: args.epoch, sample, repeat: 0 };
     let plan = recipe.plan(key, &info)?;
-    let want = FrameRequest { frames: plan.frames(), region: None };
+    let want = FrameRequest { frames: plan.frames(), region: None, planes: false };
     decoder.decode(bytes, &info, &want, &mut clip)?;
 
     let layout = recipe.layout_of(args.epoch, 1);

@@ -7,6 +7,7 @@ mod faults;
 mod layouts;
 mod media;
 mod order;
+mod pixels;
 mod plans;
 #[cfg(feature = "store")]
 mod store;

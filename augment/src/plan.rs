@@ -4,13 +4,16 @@
 //! the worker, the machine or the fate of other samples. [`Recipe::render`] has no choice left.
 
 use serde::Serialize;
-use tubelet_core::{Clip, Draw, Mask, MediaInfo, Rect, RowMut, SampleKey, SampleRng, Size};
+use tubelet_core::{
+    Clip, Draw, Mask, MediaInfo, PixelForm, Rect, RowMut, SampleKey, SampleRng, Size,
+};
 
 use crate::color::{self, Canvas, ColorOp, ColorScratch};
 use crate::crop;
 use crate::erase::Erase;
 use crate::recipe::{ClipRule, CropRule, Place, Recipe, Region, Resize, ViewSpec};
 use crate::resample::Resampler;
+use crate::resample::planes::{Cut, Kernel, PlaneResampler};
 use crate::temporal;
 
 /// From source pixels to the pixels of the slot.
@@ -115,6 +118,7 @@ pub enum PlanError {
 #[derive(Default)]
 pub struct Scratch {
     resampler: Resampler,
+    planes: PlaneResampler,
     resized: Vec<u8>,
     source: Vec<u8>,
     color: ColorScratch,
@@ -197,8 +201,13 @@ impl Recipe {
         for (index, view) in plan.views.iter().enumerate() {
             let bytes = view.out.area() * 3;
             for (frame, out) in view.frames.iter().zip(row.pixels(index).chunks_exact_mut(bytes)) {
-                let source = clip.frame(*frame).ok_or(*frame)?;
-                scratch.draw(view, source, clip.region(), clip.size(), out);
+                let held = clip.position(*frame).ok_or(*frame)?;
+                match clip.form() {
+                    PixelForm::Rgb => {
+                        scratch.draw(view, clip.nth(held), clip.region(), clip.size(), out);
+                    }
+                    PixelForm::Yuv(_) => scratch.draw_planes(view, clip, held, out),
+                }
             }
             if let (Some(out), Some(mask)) = (row.mask(index), &view.mask) {
                 mask.write_bytes(out);
@@ -311,6 +320,23 @@ impl Scratch {
             self.source = copy;
         } else {
             self.draw_geometry(view, source, held, size, out);
+            self.color(colors, out, view.out);
+        }
+    }
+
+    /// Frame `n` of a clip of planes through the geometry and the colours of `view`.
+    fn draw_planes(&mut self, view: &ViewPlan, clip: &Clip, n: usize, out: &mut [u8]) {
+        let (region, resized, window) = match view.geometry {
+            Geometry::CropThenResize { region } => (region, view.out, Rect::full(view.out)),
+            Geometry::ResizeThenCrop { resized, region } => {
+                (Rect::full(clip.size()), resized, region)
+            }
+        };
+        let kernel = view.resize.pillow().map_or(Kernel::TorchBilinear, Kernel::Pillow);
+        let cut = Cut { region, resized, window, kernel, flip: view.flip };
+        self.planes.resize(clip, n, &cut, out);
+        if let Some(colors) = &view.colors {
+            assert_ne!(colors.place, Place::Source, "colours of the source need RGB");
             self.color(colors, out, view.out);
         }
     }

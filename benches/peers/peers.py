@@ -270,7 +270,12 @@ def dali_images(args, files, workers):
         yield len(running.run()[0])
 
 
-def ffcv_images(args, files, workers):
+def ffcv_images(mode):
+    """FFCV's loader over a file written in `mode`: jpg or raw."""
+    return lambda args, files, workers: ffcv_turn(mode, args, files, workers)
+
+
+def ffcv_turn(mode, args, files, workers):
     import numpy as np
     import torch
     from ffcv.fields import IntField, RGBImageField
@@ -287,9 +292,9 @@ def ffcv_images(args, files, workers):
         def __getitem__(self, index):
             return Image.open(files[index]).convert("RGB"), 0
 
-    beton = os.path.join(args.scratch, "images.beton")
+    beton = os.path.join(args.scratch, f"{mode}.beton")
     if not os.path.exists(beton):
-        field = RGBImageField(write_mode="jpg", max_resolution=512)
+        field = RGBImageField(write_mode=mode, max_resolution=512)
         DatasetWriter(beton, {"image": field, "label": IntField()}).from_indexed_dataset(Pictures())
     chain = [
         RandomResizedCropRGBImageDecoder((SIZE, SIZE), SCALE, RATIO),
@@ -316,7 +321,8 @@ PEERS = {
         "torchvision + Pillow": (["torchvision", "PIL"], torch_loader(image_pillow)),
         "torchvision tensors": (["torchvision"], torch_loader(image_tensor)),
         "DALI": (["nvidia.dali"], dali_images),
-        "FFCV (max 512, JPEG)": (["ffcv"], ffcv_images),
+        "FFCV (max 512, JPEG)": (["ffcv"], ffcv_images("jpg")),
+        "FFCV (max 512, raw)": (["ffcv"], ffcv_images("raw")),
         "OpenCV threads (no antialias)": (["cv2", "torch"], opencv_threads),
     },
     "clips": {

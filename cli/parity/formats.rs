@@ -44,7 +44,12 @@ fn jpeg(case: &Case, inputs: &Inputs) -> Result<Outputs> {
     let mut decoder = MediaDecoder::new(ColorConversion::Plain);
     let info = decoder.probe(&bytes)?;
     let mut clip = Clip::new();
-    decoder.decode(&bytes, &info, &FrameRequest { frames: vec![0], region: None }, &mut clip)?;
+    decoder.decode(
+        &bytes,
+        &info,
+        &FrameRequest { frames: vec![0], region: None, planes: false },
+        &mut clip,
+    )?;
     let size = clip.size();
     let shape = [size.height, size.width, 3].map(f64::from).to_vec();
     let (mean, _) = statistics(clip.nth(0));
@@ -116,7 +121,12 @@ fn rgb(bytes: &[u8], frame: u32, conversion: ColorConversion) -> Result<Vec<u8>>
     let mut decoder = MediaDecoder::new(conversion);
     let info = decoder.probe(bytes)?;
     let mut clip = Clip::new();
-    decoder.decode(bytes, &info, &FrameRequest { frames: vec![frame], region: None }, &mut clip)?;
+    decoder.decode(
+        bytes,
+        &info,
+        &FrameRequest { frames: vec![frame], region: None, planes: false },
+        &mut clip,
+    )?;
     Ok(clip.nth(0).to_vec())
 }
 

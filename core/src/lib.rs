@@ -8,8 +8,12 @@ pub mod key;
 pub mod layout;
 pub mod memory;
 pub mod patch;
+#[cfg(target_arch = "x86_64")]
+pub mod simd;
 
-pub use clip::{Clip, MediaInfo, Rect, Size, Spacing};
+pub use clip::{
+    Chroma, Clip, MediaInfo, PixelForm, Planes, Rect, Size, Spacing, Upsampling, Yuv, YuvMatrix,
+};
 pub use key::{BatchKey, Draw, SampleId, SampleKey, SampleRng};
 pub use layout::{BatchLayout, BatchRef, Field, RowMut, ViewLayout};
 pub use memory::{AllocError, Heap, HostBuf, HostMemory};

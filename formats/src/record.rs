@@ -96,6 +96,9 @@ pub struct FrameRequest {
     /// The region that will be looked at, in pixels of the shown frame; a decoder delivers at least
     /// this much of it, with the pixels a whole decode has there. All of it where absent.
     pub region: Option<Rect>,
+    /// Whether the codec's planes are as welcome as RGB; a decoder that has none delivers RGB.
+    #[serde(default)]
+    pub planes: bool,
 }
 
 /// Encoded bytes to frames. One a worker; keeps its codec contexts and buffers between calls.
@@ -107,7 +110,7 @@ pub trait Decoder: Send {
     fn probe(&mut self, encoded: &[u8]) -> Result<MediaInfo, DecodeError>;
 
     /// Decodes exactly the frames of `want` into `clip`, whose frames are then `want.frames` in
-    /// order, RGB, rotated as the container asks.
+    /// order, RGB (or planes, where they are welcome), rotated as the container asks.
     ///
     /// # Errors
     /// When the bytes are broken, or a wanted frame does not exist or cannot be decoded.

@@ -235,6 +235,6 @@ fn check_row(
     };
     let mut frames = vec![0, info.frames.saturating_sub(1)];
     frames.dedup();
-    let want = FrameRequest { frames, region: None };
+    let want = FrameRequest { frames, region: None, planes: false };
     decoder.decode(bytes, &info, &want, clip).map_err(|e| e.to_string())
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use crossbeam_channel::Receiver;
 use tubelet_augment::plan::{SamplePlan, Scratch, union_of_frames, union_of_regions};
-use tubelet_augment::{Recipe, Stage};
+use tubelet_augment::{Pixels, Recipe, Stage};
 use tubelet_core::layout::NO_LABEL;
 use tubelet_core::{Clip, SampleId, SampleKey};
 use tubelet_formats::{Decoder, FrameRequest, Record, ShardReader, decoder};
@@ -156,7 +156,8 @@ impl Worker<'_> {
             self.plans.push(counters.time(Timer::Plan, || recipe.plan(key, info))?);
         }
         let (frames, region) = (union_of_frames(&self.plans), union_of_regions(&self.plans));
-        let want = FrameRequest { frames, region };
+        let planes = recipe.pixels() == Pixels::Fast;
+        let want = FrameRequest { frames, region, planes };
 
         let before = self.decoder.frames_decoded();
         counters.time(Timer::Decode, || self.decoder.decode(bytes, info, &want, &mut self.clip))?;

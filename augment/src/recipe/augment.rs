@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use tubelet_core::SampleRng;
 
-use super::{Media, Stage, Wrong};
+use super::error::Wrong;
+use super::{Media, Stage};
 use crate::color::jitter::{Blur, ColorJitter, Solarize};
 use crate::color::randaugment::RandAugment;
 use crate::color::{Canvas, ColorOp, Interpolation};

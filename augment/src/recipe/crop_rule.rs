@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Stage, Wrong};
+use super::Stage;
+use super::error::Wrong;
 use crate::crop::Places;
 
 /// How the region is chosen and how large it becomes.

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tubelet_core::PatchSize;
 
-use super::{ClipRule, CropRule, Recipe, StageFile, Wrong};
+use super::error::Wrong;
+use super::{ClipRule, CropRule, Recipe, StageFile};
 
 /// What a shape changes of its stage; absent keys keep the stage's value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

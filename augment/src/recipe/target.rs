@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tubelet_core::PatchSize;
 
-use super::Wrong;
+use super::error::Wrong;
 use crate::target::hog::HogSpec;
 use crate::target::hog_picture;
 use crate::target::pixels::{FrameChoice, PatchNorm, PixelOrder, PixelSpec};

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use tubelet_core::{PatchGrid, Size};
 
 use super::augment::{AugmentFile, ColorSpec};
-use super::{CropRule, NormaliseName, Resize, Wrong};
+use super::error::Wrong;
+use super::{CropRule, NormaliseName, Resize};
 use crate::normalise::Normalise;
 use crate::policy::MaskPolicy;
 

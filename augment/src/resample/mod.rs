@@ -8,6 +8,7 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod plain;
+pub mod planes;
 mod torch;
 
 use tubelet_core::{Rect, Size};
@@ -43,6 +44,30 @@ impl Filter {
             Self::Lanczos => 0.0,
         }
     }
+}
+
+impl Filter {
+    /// Support and stretch of the filter in source positions.
+    fn reach(self, from: u32, to: u32) -> (f64, f64) {
+        let stretch = (f64::from(from) / f64::from(to)).max(1.0);
+        (self.support() * stretch, stretch)
+    }
+}
+
+/// The coefficients of output position `at` of `to`, of sum 1, over the source positions from the one
+/// that is returned on.
+fn pillow_weights(from: u32, to: u32, filter: Filter, at: u32, real: &mut Vec<f64>) -> u32 {
+    let (support, stretch) = filter.reach(from, to);
+    let centre = (f64::from(at) + 0.5) * (f64::from(from) / f64::from(to));
+    let first = ((centre - support + 0.5) as i64).max(0);
+    let end = ((centre + support + 0.5) as i64).min(i64::from(from));
+    real.clear();
+    real.extend((first..end).map(|x| filter.weight((x as f64 - centre + 0.5) / stretch)));
+    let sum: f64 = real.iter().sum();
+    if sum != 0.0 {
+        real.iter_mut().for_each(|w| *w /= sum);
+    }
+    first as u32
 }
 
 /// Keys' cubic kernel at a non-negative distance.
@@ -88,26 +113,18 @@ impl Axis {
             return false;
         }
         (self.from, self.to, self.filter) = (from, to, Some(filter));
-        let scale = f64::from(from) / f64::from(to);
-        let stretch = scale.max(1.0);
-        let support = filter.support() * stretch;
-        self.taps = support.ceil() as usize * 2 + 1;
+        self.taps = filter.reach(from, to).0.ceil() as usize * 2 + 1;
         self.first.clear();
         self.count.clear();
         self.weights.clear();
         let mut real = Vec::with_capacity(self.taps);
         for at in 0..to {
-            let centre = (f64::from(at) + 0.5) * scale;
-            let first = ((centre - support + 0.5) as i64).max(0);
-            let end = ((centre + support + 0.5) as i64).min(i64::from(from));
-            real.clear();
-            real.extend((first..end).map(|x| filter.weight((x as f64 - centre + 0.5) / stretch)));
-            let sum: f64 = real.iter().sum();
+            let first = pillow_weights(from, to, filter, at, &mut real);
             let fixed = real.iter().map(|w| {
-                let w = if sum == 0.0 { *w } else { w / sum } * f64::from(1u32 << PRECISION);
+                let w = w * f64::from(1u32 << PRECISION);
                 if w < 0.0 { (w - 0.5) as i32 } else { (w + 0.5) as i32 }
             });
-            self.first.push(first as u32);
+            self.first.push(first);
             self.count.push(real.len() as u32);
             self.weights.extend(fixed);
             self.weights.resize(self.first.len() * self.taps, 0);

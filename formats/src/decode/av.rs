@@ -484,7 +484,7 @@ impl Frame {
 
     /// The planes where they are what [`yuv`] converts as FFmpeg's default converter does: 8-bit
     /// 4:2:0 with an even number of rows.
-    fn planes(&self) -> Option<Planes<'_>> {
+    pub(super) fn planes(&self) -> Option<Planes<'_>> {
         let f = self.get();
         let is_420 = f.format == c::AVPixelFormat::AV_PIX_FMT_YUV420P as c_int
             || f.format == c::AVPixelFormat::AV_PIX_FMT_YUVJ420P as c_int;
@@ -506,7 +506,7 @@ impl Frame {
     }
 
     /// The matrix that the frame names, BT.601 where it names none.
-    fn matrix(&self) -> Matrix {
+    pub(super) fn matrix(&self) -> Matrix {
         let f = self.get();
         let full_range = f.color_range == c::AVColorRange::AVCOL_RANGE_JPEG
             || f.format == c::AVPixelFormat::AV_PIX_FMT_YUVJ420P as c_int;

@@ -131,6 +131,7 @@ impl Decoder for MediaDecoder {
         }
         self.pictures += 1;
         match kind {
+            MediaKind::Jpeg if want.planes => self.jpeg.decode_planes(encoded, want.region, clip),
             MediaKind::Jpeg => self.jpeg.decode(encoded, want.region, clip),
             _ => image::decode(encoded, clip),
         }
@@ -262,7 +263,8 @@ mod tests {
 
     #[test]
     fn requests_must_ascend() {
-        let want = |frames: &[u32]| FrameRequest { frames: frames.to_vec(), region: None };
+        let want =
+            |frames: &[u32]| FrameRequest { frames: frames.to_vec(), region: None, planes: false };
         assert!(check_request(&want(&[])).is_err());
         assert!(check_request(&want(&[2, 2])).is_err());
         assert!(check_request(&want(&[0, 3])).is_ok());

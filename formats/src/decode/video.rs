@@ -11,11 +11,11 @@
 //! Rotation metadata in steps of 90 degrees is applied; mirroring is not. The packets of a clip are
 //! held in memory while it is decoded.
 
-use tubelet_core::{Clip, MediaInfo, Rect, Size};
+use tubelet_core::{Chroma, Clip, MediaInfo, PixelForm, Rect, Size, Upsampling, Yuv};
 
 use super::av::{Answer, Codec, Frame, Input, Packet};
 use super::nal::{self, Disposable};
-use super::{ColorConversion, av, check_size};
+use super::{ColorConversion, av, check_size, yuv};
 use crate::error::DecodeError;
 use crate::record::FrameRequest;
 
@@ -34,12 +34,33 @@ pub struct VideoDecoder {
     idle: Vec<(av::CodecSetup, Codec)>,
     /// Pictures given to codecs by `decode`.
     decoded: u64,
+    form: Form,
+}
+
+/// How the wanted frames are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// As packed RGB.
+    Rgb,
+    /// As planes, if the first frame has such planes.
+    ByFirst,
+    /// As planes, as the first frame was.
+    Planes(Yuv),
+    /// A frame has other planes than the first one.
+    Mixed,
 }
 
 impl VideoDecoder {
     /// A decoder.
     pub const fn new(conversion: ColorConversion) -> Self {
-        Self { conversion, scaler: None, turned: Vec::new(), idle: Vec::new(), decoded: 0 }
+        Self {
+            conversion,
+            scaler: None,
+            turned: Vec::new(),
+            idle: Vec::new(),
+            decoded: 0,
+            form: Form::Rgb,
+        }
     }
 
     /// Media facts by a packet scan. Streams without usable times (AVI with MPEG-4 and the like)
@@ -88,6 +109,23 @@ impl VideoDecoder {
         want: &FrameRequest,
         clip: &mut Clip,
     ) -> Result<(), DecodeError> {
+        let planes = want.planes && info.rotation == 0 && self.conversion == ColorConversion::Plain;
+        self.form = if planes { Form::ByFirst } else { Form::Rgb };
+        let done = self.decode_once(encoded, info, want, clip);
+        if self.form != Form::Mixed {
+            return done;
+        }
+        self.form = Form::Rgb;
+        self.decode_once(encoded, info, want, clip)
+    }
+
+    fn decode_once(
+        &mut self,
+        encoded: &[u8],
+        info: &MediaInfo,
+        want: &FrameRequest,
+        clip: &mut Clip,
+    ) -> Result<(), DecodeError> {
         clip.reset_region(info.size, region(info, want.region), &want.frames);
         let mut input = Input::open(encoded, false)?;
         let scan = Scan::new(&mut input);
@@ -100,6 +138,9 @@ impl VideoDecoder {
             }
         }
         drop(scan);
+        if matches!(self.form, Form::Planes(_)) {
+            self.form = Form::ByFirst;
+        }
         self.decode_all(encoded, info, &want.frames, clip)
     }
 
@@ -203,6 +244,9 @@ impl VideoDecoder {
             let what = format!("a frame of {size} where {promised} is promised");
             return Err(DecodeError::Damaged(what));
         }
+        if self.form != Form::Rgb && self.store_planes(frame, slot, clip)? {
+            return Ok(());
+        }
         let scaler = match &mut self.scaler {
             Some(scaler) => scaler,
             none => none.insert(av::Scaler::new(self.conversion)?),
@@ -215,6 +259,39 @@ impl VideoDecoder {
         scaler.convert(frame, Rect::full(size), &mut self.turned)?;
         turn(&self.turned, size, info.rotation, out);
         Ok(())
+    }
+
+    /// Whether the frame was stored as planes.
+    fn store_planes(
+        &mut self,
+        frame: &Frame,
+        slot: usize,
+        clip: &mut Clip,
+    ) -> Result<bool, DecodeError> {
+        let planes = frame.planes();
+        let matrix = frame.matrix().into();
+        let yuv = Yuv { chroma: Chroma::HalfBoth, upsampling: Upsampling::Repeat, matrix };
+        match (self.form, planes) {
+            (Form::ByFirst, None) => {
+                self.form = Form::Rgb;
+                Ok(false)
+            }
+            (Form::ByFirst, Some(planes)) => {
+                self.form = Form::Planes(yuv);
+                let (size, region, frames) = (clip.size(), clip.region(), clip.indices().to_vec());
+                clip.reset_form(size, region, PixelForm::Yuv(yuv), &frames);
+                yuv::copy(&planes, slot, clip);
+                Ok(true)
+            }
+            (Form::Planes(first), Some(planes)) if first == yuv => {
+                yuv::copy(&planes, slot, clip);
+                Ok(true)
+            }
+            _ => {
+                self.form = Form::Mixed;
+                Err(DecodeError::Damaged("the pixel format changes within the clip".to_owned()))
+            }
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! whose lower half is cut off, chroma repeated. The pixels are those of loaders built on it, and do
 //! not depend on the FFmpeg that is installed.
 
-use tubelet_core::Rect;
+use tubelet_core::{Clip, Rect, YuvMatrix};
 
 /// The planes of a frame; chroma has half the columns and half the rows, rounded up.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +45,34 @@ impl Matrix {
             green_u: chroma(-green_u),
             green_v: chroma(-green_v),
             blue_u: chroma(blue_u),
+        }
+    }
+}
+
+impl From<Matrix> for YuvMatrix {
+    /// With what cutting off the products' lower halves takes away on average: half a level a product
+    /// that is no whole number.
+    fn from(m: Matrix) -> Self {
+        let luma = if m.y == 8192 { 0 } else { -32 };
+        Self {
+            black: m.y_offset >> 3,
+            luma: m.y,
+            red_v: m.red_v,
+            green_u: m.green_u,
+            green_v: m.green_v,
+            blue_u: m.blue_u,
+            bias: [luma - 28, luma - 56, luma - 28],
+        }
+    }
+}
+
+/// Copies the samples that `clip`, a clip of planes of 4:2:0, holds of a frame to its place `slot`.
+pub(super) fn copy(planes: &Planes<'_>, slot: usize, clip: &mut Clip) {
+    let regions = [clip.region(), clip.chroma_region(), clip.chroma_region()];
+    for (n, (region, out)) in regions.into_iter().zip(clip.planes_mut(slot)).enumerate() {
+        let (x, width) = (region.x as usize, region.width as usize);
+        for (y, row) in (region.y as usize..).zip(out.chunks_exact_mut(width)) {
+            row.copy_from_slice(planes.row(n, y, x, width));
         }
     }
 }
@@ -95,11 +123,13 @@ fn plain_row(luma: &[u8], [u, v]: [&[u8]; 2], m: &Matrix, start: usize, out: &mu
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
     use std::arch::x86_64::{
-        __m128i, __m256i, _mm_loadl_epi64, _mm_loadu_si128, _mm_or_si128, _mm_setr_epi8,
-        _mm_shuffle_epi8, _mm_storeu_si128, _mm_unpacklo_epi8, _mm256_adds_epi16,
-        _mm256_castsi256_si128, _mm256_cvtepu8_epi16, _mm256_mulhi_epi16, _mm256_packus_epi16,
-        _mm256_permute4x64_epi64, _mm256_set1_epi16, _mm256_slli_epi16, _mm256_sub_epi16,
+        __m128i, __m256i, _mm_loadl_epi64, _mm_loadu_si128, _mm_storeu_si128, _mm_unpacklo_epi8,
+        _mm256_adds_epi16, _mm256_castsi256_si128, _mm256_cvtepu8_epi16, _mm256_mulhi_epi16,
+        _mm256_packus_epi16, _mm256_permute4x64_epi64, _mm256_set1_epi16, _mm256_slli_epi16,
+        _mm256_sub_epi16,
     };
+
+    use tubelet_core::simd::interleaved;
 
     use super::Matrix;
 
@@ -140,7 +170,7 @@ mod avx2 {
         let green = _mm256_adds_epi16(times(u, m.green_u), times(v, m.green_v));
         let parts = [times(v, m.red_v), green, times(u, m.blue_u)];
         let planes = parts.map(|part| bytes(_mm256_adds_epi16(y, part)));
-        for (third, bytes) in interleave(planes).into_iter().enumerate() {
+        for (third, bytes) in interleaved(planes).into_iter().enumerate() {
             // SAFETY: by the caller.
             unsafe { _mm_storeu_si128(out.add(third * 16).cast(), bytes) };
         }
@@ -158,31 +188,6 @@ mod avx2 {
     fn bytes(words: __m256i) -> __m128i {
         let packed = _mm256_packus_epi16(words, words);
         _mm256_castsi256_si128(_mm256_permute4x64_epi64::<0b1000>(packed))
-    }
-
-    /// Three planes of 16 bytes to 48 bytes of pixels.
-    #[target_feature(enable = "avx2")]
-    #[rustfmt::skip]
-    fn interleave([r, g, b]: [__m128i; 3]) -> [__m128i; 3] {
-        let z = -1;
-        let pick = |a, b, c| _mm_or_si128(_mm_or_si128(a, b), c);
-        [
-            pick(
-                _mm_shuffle_epi8(r, _mm_setr_epi8(0, z, z, 1, z, z, 2, z, z, 3, z, z, 4, z, z, 5)),
-                _mm_shuffle_epi8(g, _mm_setr_epi8(z, 0, z, z, 1, z, z, 2, z, z, 3, z, z, 4, z, z)),
-                _mm_shuffle_epi8(b, _mm_setr_epi8(z, z, 0, z, z, 1, z, z, 2, z, z, 3, z, z, 4, z)),
-            ),
-            pick(
-                _mm_shuffle_epi8(r, _mm_setr_epi8(z, z, 6, z, z, 7, z, z, 8, z, z, 9, z, z, 10, z)),
-                _mm_shuffle_epi8(g, _mm_setr_epi8(5, z, z, 6, z, z, 7, z, z, 8, z, z, 9, z, z, 10)),
-                _mm_shuffle_epi8(b, _mm_setr_epi8(z, 5, z, z, 6, z, z, 7, z, z, 8, z, z, 9, z, z)),
-            ),
-            pick(
-                _mm_shuffle_epi8(r, _mm_setr_epi8(z, 11, z, z, 12, z, z, 13, z, z, 14, z, z, 15, z, z)),
-                _mm_shuffle_epi8(g, _mm_setr_epi8(z, z, 11, z, z, 12, z, z, 13, z, z, 14, z, z, 15, z)),
-                _mm_shuffle_epi8(b, _mm_setr_epi8(10, z, z, 11, z, z, 12, z, z, 13, z, z, 14, z, z, 15)),
-            ),
-        ]
     }
 }
 

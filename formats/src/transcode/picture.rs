@@ -23,7 +23,8 @@ pub fn train_picture(
     if info.size.short_side() <= settings.short_side {
         return Ok(Transcoded { bytes: None, error: None, note: None });
     }
-    let (want, mut clip) = (FrameRequest { frames: vec![0], region: None }, Clip::new());
+    let (want, mut clip) =
+        (FrameRequest { frames: vec![0], region: None, planes: false }, Clip::new());
     decoder.decode(encoded, &info, &want, &mut clip)?;
     let size = limited(info.size, settings.short_side, 1);
     let pixels = resized(clip.nth(0), info.size, size)?;

@@ -115,7 +115,7 @@ fn raw_pixels_are_shown_as_they_are() {
             let info = decoder.probe(&bytes).expect("a picture");
             assert_eq!(reader.record(0).info.as_deref(), Some(&info));
             let mut clip = Clip::new();
-            let want = FrameRequest { frames: vec![0], region: None };
+            let want = FrameRequest { frames: vec![0], region: None, planes: false };
             decoder.decode(&bytes, &info, &want, &mut clip).expect("decodes");
             assert_eq!((clip.size(), clip.nth(0)), (size, pixels.as_slice()));
         }

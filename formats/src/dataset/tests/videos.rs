@@ -60,16 +60,16 @@ fn a_folder_of_frames_is_a_video_with_the_pixels_of_its_files() {
     assert_eq!((info.size, info.fps, info.codec.as_str()), (Size::new(40, 24), 30.0, "mjpeg"));
     let region = Some(tubelet_core::Rect { x: 9, y: 3, width: 12, height: 7 });
     for region in [None, region] {
-        let want = FrameRequest { frames: vec![0, 3, 8], region };
+        let want = FrameRequest { frames: vec![0, 3, 8], region, planes: false };
         decoder.decode(&packed, &info, &want, &mut clip).expect("decodes");
         for (n, index) in [0, 3, 8].into_iter().enumerate() {
-            let want = FrameRequest { frames: vec![0], region };
+            let want = FrameRequest { frames: vec![0], region, planes: false };
             decoder.decode(&files[index], &info, &want, &mut picture).expect("decodes");
             assert_eq!(clip.region(), picture.region());
             assert!(clip.nth(n) == picture.nth(0), "frame {index}");
         }
     }
-    let beyond = FrameRequest { frames: vec![2, 9], region: None };
+    let beyond = FrameRequest { frames: vec![2, 9], region: None, planes: false };
     let error = decoder.decode(&packed, &info, &beyond, &mut clip).expect_err("9 frames");
     assert!(error.to_string().contains("frame 9 is wanted, only 9"), "{error}");
 }
@@ -87,7 +87,7 @@ fn packed_frames_are_an_ordinary_avi() {
     let mut decoder = decoder();
     let info = decoder.probe(&foreign).expect("a video");
     assert_eq!((info.frames, info.size, info.fps), (9, Size::new(40, 24), 12.0));
-    let want = FrameRequest { frames: vec![1, 8], region: None };
+    let want = FrameRequest { frames: vec![1, 8], region: None, planes: false };
     let (mut clip, mut own) = (Clip::new(), Clip::new());
     decoder.decode(&foreign, &info, &want, &mut clip).expect("decodes");
     decoder.decode(&packed, &info, &want, &mut own).expect("decodes");
@@ -103,7 +103,7 @@ fn damaged_packed_frames_are_errors() {
     crate::frames::pack(&root.path().join("v"), None, 12, &mut packed).expect("packed");
     let mut decoder = decoder();
     let info = decoder.probe(&packed).expect("a video");
-    let want = FrameRequest { frames: vec![0, 3], region: None };
+    let want = FrameRequest { frames: vec![0, 3], region: None, planes: false };
     let mut clip = Clip::new();
     for cut in (0..packed.len()).step_by(97) {
         let cut = &packed[..cut];

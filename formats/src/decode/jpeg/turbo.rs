@@ -4,7 +4,7 @@
 use std::ffi::CStr;
 use std::os::raw::c_int;
 
-use tubelet_core::Rect;
+use tubelet_core::{Chroma, Rect, Size};
 use turbojpeg::raw;
 
 /// A decompressor.
@@ -23,6 +23,8 @@ pub(super) struct Header {
     /// Columns and rows of the smallest unit that is coded on its own; `None` where the sampling is
     /// unusual and a region cannot be had.
     pub(super) unit: Option<[u32; 2]>,
+    /// Its planes, where they are grey or Y′CbCr of a usual sampling.
+    pub(super) chroma: Option<Chroma>,
 }
 
 /// How pixels are put out.
@@ -75,6 +77,7 @@ impl Turbo {
             height: self.get(raw::TJPARAM_TJPARAM_JPEGHEIGHT as c_int).max(0) as usize,
             is_cmyk: cmyk.contains(&space),
             unit: coding_unit(self.get(raw::TJPARAM_TJPARAM_SUBSAMP as c_int)),
+            chroma: self.chroma(space),
         })
     }
 
@@ -108,6 +111,46 @@ impl Turbo {
         }
     }
 
+    fn chroma(&self, space: c_int) -> Option<Chroma> {
+        let spaces = [raw::TJCS_TJCS_YCbCr as c_int, raw::TJCS_TJCS_GRAY as c_int];
+        let known = [
+            (raw::TJSAMP_TJSAMP_444, Chroma::Full),
+            (raw::TJSAMP_TJSAMP_422, Chroma::HalfColumns),
+            (raw::TJSAMP_TJSAMP_420, Chroma::HalfBoth),
+            (raw::TJSAMP_TJSAMP_GRAY, Chroma::Absent),
+        ];
+        let sampling = self.get(raw::TJPARAM_TJPARAM_SUBSAMP as c_int);
+        let found = known.into_iter().find(|(number, _)| *number as c_int == sampling);
+        found.filter(|_| spaces.contains(&space)).map(|(_, chroma)| chroma)
+    }
+
+    /// Decodes the planes of the picture whose header was read last, one after the other in `out`;
+    /// their sizes are what [`padded`] says.
+    pub(super) fn planes(
+        &mut self,
+        jpeg: &[u8],
+        chroma: Chroma,
+        size: Size,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Complaint> {
+        let sizes = padded(chroma, size);
+        out.resize(sizes.iter().map(|s| s.area()).sum(), 0);
+        let (luma, rest) = out.split_at_mut(sizes[0].area());
+        let (u, v) = rest.split_at_mut(sizes[1].area());
+        let mut planes = [luma.as_mut_ptr(), u.as_mut_ptr(), v.as_mut_ptr()];
+        let mut strides = sizes.map(|s| s.width as c_int);
+        // SAFETY: the handle is valid and the bytes are as long as told; each plane has the rows and
+        // columns that libjpeg-turbo fills, those of the picture rounded up to whole samples of
+        // chroma.
+        unsafe {
+            let all = raw::tjregion { x: 0, y: 0, w: 0, h: 0 };
+            self.check(raw::tj3SetCroppingRegion(self.0, all))?;
+            let (from, len) = (jpeg.as_ptr(), jpeg.len() as _);
+            let (to, strides) = (planes.as_mut_ptr(), strides.as_mut_ptr());
+            self.check(raw::tj3DecompressToYUVPlanes8(self.0, from, len, to, strides))
+        }
+    }
+
     fn get(&self, parameter: c_int) -> c_int {
         // SAFETY: the handle is valid.
         unsafe { raw::tj3Get(self.0, parameter) }
@@ -131,6 +174,18 @@ impl Drop for Turbo {
         // SAFETY: owned; freed once; null is accepted.
         unsafe { raw::tj3Destroy(self.0) }
     }
+}
+
+/// Sizes of the planes of a picture of `size` pixels as libjpeg-turbo delivers them: luma's is
+/// rounded up to whole samples of chroma.
+pub(super) fn padded(chroma: Chroma, size: Size) -> [Size; 3] {
+    let half = chroma.size(size);
+    let [columns, rows] = chroma.halved().map(u32::from);
+    let luma = Size::new(
+        size.width.next_multiple_of(1 << columns),
+        size.height.next_multiple_of(1 << rows),
+    );
+    [luma, half, half]
 }
 
 /// Columns and rows of an MCU by TurboJPEG's number of the sampling.

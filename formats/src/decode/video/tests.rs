@@ -54,7 +54,8 @@ fn check_region(
     let (x, y) = (rng.below(info.size.width), rng.below(info.size.height));
     let width = 1 + rng.below(info.size.width - x);
     let region = Rect { x, y, width, height: 1 + rng.below(info.size.height - y) };
-    let want = FrameRequest { frames: clip.indices().to_vec(), region: Some(region) };
+    let want =
+        FrameRequest { frames: clip.indices().to_vec(), region: Some(region), planes: false };
     let mut part = Clip::new();
     decoder.decode(bytes, info, &want, &mut part).unwrap_or_else(|e| panic!("{name}: {e}"));
     let held = part.region();
@@ -80,7 +81,7 @@ fn check(name: &str, bytes: &[u8], subsets: u32) -> MediaInfo {
         let mut frames: Vec<u32> = (0..1 + rng.below(6)).map(|_| rng.below(info.frames)).collect();
         frames.sort_unstable();
         frames.dedup();
-        let want = FrameRequest { frames: frames.clone(), region: None };
+        let want = FrameRequest { frames: frames.clone(), region: None, planes: false };
         decoder.decode(bytes, &info, &want, &mut clip).unwrap_or_else(|e| panic!("{name}: {e}"));
         for (n, frame) in frames.iter().enumerate() {
             assert_eq!(xxh3_64(clip.nth(n)), whole[*frame as usize], "{name} frame {frame}");
@@ -139,7 +140,7 @@ fn uneven_times_and_rotation() {
     let upright = options("libx264", "mp4", 2, &[]);
     let plain = made(&upright, 8).expect("libx264");
     let mut decoder = VideoDecoder::new(ColorConversion::Plain);
-    let want = FrameRequest { frames: vec![5], region: None };
+    let want = FrameRequest { frames: vec![5], region: None, planes: false };
     let (mut clip, mut other) = (Clip::new(), Clip::new());
     let info = decoder.probe(&plain).unwrap();
     decoder.decode(&plain, &info, &want, &mut clip).unwrap();
@@ -165,7 +166,7 @@ fn damage_is_an_error() {
     let mut decoder = VideoDecoder::new(ColorConversion::Plain);
     let info = decoder.probe(&bytes).unwrap();
     let mut clip = Clip::new();
-    let want = |frame| FrameRequest { frames: vec![frame], region: None };
+    let want = |frame| FrameRequest { frames: vec![frame], region: None, planes: false };
     let beyond = decoder.decode(&bytes, &info, &want(40), &mut clip);
     assert_eq!(beyond, Err(DecodeError::MissingFrame { wanted: 40, have: 40 }));
     let cut = &bytes[..bytes.len() / 2];
@@ -237,7 +238,7 @@ fn reference_checksums() {
         ] {
             let rows = want["frames"].as_object().unwrap();
             let frames: Vec<u32> = rows.keys().map(|k| k.parse().unwrap()).collect();
-            let request = FrameRequest { frames: frames.clone(), region: None };
+            let request = FrameRequest { frames: frames.clone(), region: None, planes: false };
             let mut clip = Clip::new();
             VideoDecoder::new(conversion).decode(&bytes, &info, &request, &mut clip).unwrap();
             for (n, frame) in frames.iter().enumerate() {

@@ -102,7 +102,7 @@ fn sizes_shrink_turn_and_stay() {
 fn decoded(bytes: &[u8]) -> Vec<u8> {
     let (mut decoder, mut clip) = (decoder(), Clip::new());
     let info = decoder.probe(bytes).unwrap();
-    let want = FrameRequest { frames: vec![3], region: None };
+    let want = FrameRequest { frames: vec![3], region: None, planes: false };
     decoder.decode(bytes, &info, &want, &mut clip).unwrap();
     clip.nth(0).to_vec()
 }
@@ -153,7 +153,9 @@ fn a_clip_at_the_stride_decodes_few_others() {
         let (mut decoder, mut clip) = (decoder(), Clip::new());
         let info = decoder.probe(bytes).unwrap();
         let frames: Vec<u32> = (0..16).map(|n| 96 + n * step).collect();
-        decoder.decode(bytes, &info, &FrameRequest { frames, region: None }, &mut clip).unwrap();
+        decoder
+            .decode(bytes, &info, &FrameRequest { frames, region: None, planes: false }, &mut clip)
+            .unwrap();
         decoder.frames_decoded()
     };
     assert_eq!(decoded(&done, 4), 16);

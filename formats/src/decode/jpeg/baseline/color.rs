@@ -3,6 +3,8 @@
 
 use std::arch::x86_64::*;
 
+use tubelet_core::simd::interleaved;
+
 /// Pixels of a step.
 const STEP: usize = 16;
 /// Samples that may be read past the end of a row.
@@ -75,34 +77,6 @@ fn rgb([luma, blue, red]: [__m128i; 3]) -> [__m128i; 3] {
     [r, g, b].map(|v| {
         let bytes = _mm256_permute4x64_epi64::<0b00_00_10_00>(_mm256_packus_epi16(v, v));
         _mm256_castsi256_si128(bytes)
-    })
-}
-
-/// 16 R, 16 G and 16 B to 16 packed pixels.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn interleaved([r, g, b]: [__m128i; 3]) -> [__m128i; 3] {
-    #[rustfmt::skip]
-    let places = [
-        [
-            _mm_setr_epi8(0, -1, -1, 1, -1, -1, 2, -1, -1, 3, -1, -1, 4, -1, -1, 5),
-            _mm_setr_epi8(-1, 0, -1, -1, 1, -1, -1, 2, -1, -1, 3, -1, -1, 4, -1, -1),
-            _mm_setr_epi8(-1, -1, 0, -1, -1, 1, -1, -1, 2, -1, -1, 3, -1, -1, 4, -1),
-        ],
-        [
-            _mm_setr_epi8(-1, -1, 6, -1, -1, 7, -1, -1, 8, -1, -1, 9, -1, -1, 10, -1),
-            _mm_setr_epi8(5, -1, -1, 6, -1, -1, 7, -1, -1, 8, -1, -1, 9, -1, -1, 10),
-            _mm_setr_epi8(-1, 5, -1, -1, 6, -1, -1, 7, -1, -1, 8, -1, -1, 9, -1, -1),
-        ],
-        [
-            _mm_setr_epi8(-1, 11, -1, -1, 12, -1, -1, 13, -1, -1, 14, -1, -1, 15, -1, -1),
-            _mm_setr_epi8(-1, -1, 11, -1, -1, 12, -1, -1, 13, -1, -1, 14, -1, -1, 15, -1),
-            _mm_setr_epi8(10, -1, -1, 11, -1, -1, 12, -1, -1, 13, -1, -1, 14, -1, -1, 15),
-        ],
-    ];
-    places.map(|[of_r, of_g, of_b]| {
-        let rg = _mm_or_si128(_mm_shuffle_epi8(r, of_r), _mm_shuffle_epi8(g, of_g));
-        _mm_or_si128(rg, _mm_shuffle_epi8(b, of_b))
     })
 }
 

@@ -1,6 +1,6 @@
 //! The segments before the entropy-coded bytes.
 
-use tubelet_core::Size;
+use tubelet_core::{Chroma, Size};
 
 /// Chroma rows and columns to luma ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,16 @@ impl Sampling {
             Self::Grey | Self::Full => [1, 1],
             Self::Columns => [2, 1],
             Self::Both => [2, 2],
+        }
+    }
+
+    /// The same as a clip says it.
+    pub(super) fn chroma(self) -> Chroma {
+        match self {
+            Self::Grey => Chroma::Absent,
+            Self::Full => Chroma::Full,
+            Self::Columns => Chroma::HalfColumns,
+            Self::Both => Chroma::HalfBoth,
         }
     }
 }

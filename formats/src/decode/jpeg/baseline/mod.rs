@@ -10,7 +10,7 @@ mod idct;
 
 use std::ops::Range;
 
-use tubelet_core::{Clip, Rect, Size};
+use tubelet_core::{Clip, PixelForm, Rect, Size};
 
 use self::entropy::{Bits, Block, Steps, Table};
 use self::header::{Header, Sampling};
@@ -97,27 +97,34 @@ impl Baseline {
         std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("bmi2")
     }
 
-    /// Decodes `region` (where it is one; else all) into `clip` as its only frame. `None` where the
-    /// file is of another form or damaged in what was read.
+    /// Decodes `region` (where it is one; else all) into `clip` as its only frame, its planes where
+    /// `planes` says so. `None` where the file is of another form or damaged in what was read.
     pub(super) fn decode(
         &mut self,
         jpeg: &[u8],
         region: Option<Rect>,
+        planes: bool,
         clip: &mut Clip,
     ) -> Option<()> {
         let header = Header::read(jpeg)?;
         let size = check_size(header.size.width as usize, header.size.height as usize).ok()?;
         // Narrower chroma is not smoothed by libjpeg.
-        if header.sampling.blocks()[0] > 1 && size.width <= 4 {
+        if header.sampling.blocks()[0] > 1 && size.width <= super::NARROW {
             return None;
         }
         let region = super::region_of(region, size);
-        clip.reset_region(size, region, &[0]);
-        let out = clip.nth_mut(0);
         let units = Units::new(size, region, header.sampling);
         self.prepare(&header, &units)?;
         // SAFETY: the caller asked `available`.
         unsafe { self.read(jpeg, &header, &units)? };
+        if planes {
+            let yuv = super::yuv(header.sampling.chroma(), size);
+            clip.reset_form(size, region, PixelForm::Yuv(yuv), &[0]);
+            self.copy_planes(clip);
+            return Some(());
+        }
+        clip.reset_region(size, region, &[0]);
+        let out = clip.nth_mut(0);
         let row_bytes = region.width as usize * 3;
         for (n, row) in out.chunks_exact_mut(row_bytes).enumerate() {
             let y = region.y as usize + n;
@@ -125,6 +132,20 @@ impl Baseline {
             unsafe { self.rows.pixels(&self.planes, header.sampling, region.x as usize, y, row) };
         }
         Some(())
+    }
+
+    /// The samples that `clip` holds.
+    fn copy_planes(&self, clip: &mut Clip) {
+        let regions = [clip.region(), clip.chroma_region(), clip.chroma_region()];
+        for ((plane, region), out) in self.planes.iter().zip(regions).zip(clip.planes_mut(0)) {
+            let width = region.width as usize;
+            if out.is_empty() {
+                continue;
+            }
+            for (y, row) in (region.y as usize..).zip(out.chunks_exact_mut(width)) {
+                row.copy_from_slice(&plane.row(region.x as usize, y)[..width]);
+            }
+        }
     }
 
     /// Makes tables and room.

@@ -1,0 +1,335 @@
+//! One stage of a file, resolved and checked.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tubelet_core::key::MAX_VIEWS;
+use tubelet_core::{PatchGrid, PatchSize, Size};
+
+use super::error::Wrong;
+use super::{
+    AugmentFile, ClipRule, ColorSpec, CropRule, Media, Phase, PhaseFile, Pixels, Place, Recipe,
+    RecipeError, RecipeFile, Region, ShapeFile, Stage, StageFile, TargetSpec, ViewFile, ViewSpec,
+    phase,
+};
+use crate::normalise::Normalise;
+use crate::policy::{MaskPolicy, MaskProblem};
+
+/// Turns one stage of a file into a [`Recipe`].
+pub(super) struct Checker<'a> {
+    pub(super) file: &'a RecipeFile,
+    pub(super) stage: Stage,
+    pub(super) table: &'a StageFile,
+}
+
+impl Checker<'_> {
+    pub(super) fn recipe(&self) -> Result<Recipe, RecipeError> {
+        self.check_plain_numbers()?;
+        let clip = self.clip()?;
+        let frames = clip.map_or(1, ClipRule::frames);
+        let patch = self.patch(frames)?;
+        let first = self.first_view(patch, frames)?;
+        let augment = self.table.augment.clone().unwrap_or_default();
+        let (stage, rows) = (self.stage, self.table.batch_size);
+        let others = self.other_views(patch, frames, &first)?;
+        Ok(Recipe {
+            name: self.file.name.clone(),
+            stage,
+            media: self.file.media,
+            patch,
+            batch_size: rows,
+            repeats: self.repeats(clip)?,
+            clip,
+            crops: self.table.crop.crops(),
+            pixels: self.pixels(std::iter::once(&first).chain(&others))?,
+            others,
+            target: self.target(patch, frames, &first.mask)?,
+            first,
+            erase: augment.erase(stage).map_err(|wrong| self.wrong(wrong))?,
+            mix: augment.mix(stage, rows).map_err(|wrong| self.wrong(wrong))?,
+            phases: Vec::new(),
+        })
+    }
+
+    /// The phases with every shape checked; none where the stage has one shape.
+    pub(super) fn phases(&self) -> Result<Vec<Phase>, RecipeError> {
+        let wrong = |wrong| self.wrong(wrong);
+        let files = match &self.table.multigrid {
+            None => self.table.phases.clone(),
+            Some(_) if !self.table.phases.is_empty() => {
+                return Err(self.error("multigrid", "set", "not beside phases"));
+            }
+            Some(multigrid) => {
+                let [t, h, w] = self.file.patch;
+                multigrid.phases(self.table, PatchSize { t, h, w }).map_err(wrong)?
+            }
+        };
+        if !files.is_empty() && self.stage == Stage::Eval {
+            return Err(self.error("phases", "set", "an evaluation has one shape"));
+        }
+        if !files.is_empty() && !self.table.views.is_empty() {
+            return Err(self.error("phases", "set", "not beside further views"));
+        }
+        phase::check(&files).map_err(wrong)?;
+        let phase = |(n, file): (usize, &PhaseFile)| {
+            let shapes = file.shapes.iter().enumerate();
+            let shapes =
+                shapes.map(|(m, shape)| self.shape(shape, &format!("phases[{n}].shapes[{m}]")));
+            Ok(Phase { from: file.from, shapes: shapes.collect::<Result<_, _>>()? })
+        };
+        files.iter().enumerate().map(phase).collect()
+    }
+
+    /// One shape as a recipe of its own; `place` names it in errors.
+    fn shape(&self, shape: &ShapeFile, place: &str) -> Result<Arc<Recipe>, RecipeError> {
+        let table = shape.applied(self.table).map_err(|w| self.wrong(w.inside(place)))?;
+        let recipe = Checker { table: &table, ..*self }.recipe();
+        recipe.map(Arc::new).map_err(|error| match error {
+            RecipeError::Value { recipe, key, value, valid } => {
+                RecipeError::Value { recipe, key, value, valid: format!("{valid} (in {place})") }
+            }
+            other => other,
+        })
+    }
+
+    fn first_view(&self, patch: PatchSize, frames: u32) -> Result<ViewSpec, RecipeError> {
+        let grid = self.grid(patch, frames)?;
+        let normalise = self.file.normalise.values();
+        if self.stage == Stage::Eval && self.table.augment.is_some() {
+            return Err(self.error("augment", "set", "an evaluation changes no pixels"));
+        }
+        let colors = self.colors("augment", self.table.augment.as_ref(), &normalise)?;
+        Ok(ViewSpec {
+            region: Region::Own(self.crop()?),
+            size: Size::square(self.table.crop.size()),
+            grid,
+            flip: self.table.flip,
+            resize: self.table.resize,
+            normalise,
+            colors,
+            mask: self.mask(grid, patch)?,
+        })
+    }
+
+    /// Colours of whole source frames need their RGB.
+    fn pixels<'v>(
+        &self,
+        views: impl IntoIterator<Item = &'v ViewSpec>,
+    ) -> Result<Pixels, RecipeError> {
+        let of_source =
+            |view: &ViewSpec| view.colors.as_ref().is_some_and(|c| c.place == Place::Source);
+        let needs_rgb = views.into_iter().any(of_source);
+        match self.table.pixels {
+            Some(Pixels::Fast) if needs_rgb => {
+                let valid = "exact, because colour operations look at the whole source frame";
+                Err(self.error("pixels", "fast", valid))
+            }
+            Some(pixels) => Ok(pixels),
+            None if self.stage == Stage::Pretrain && !needs_rgb => Ok(Pixels::Fast),
+            None => Ok(Pixels::Exact),
+        }
+    }
+
+    fn colors(
+        &self,
+        key: &str,
+        augment: Option<&AugmentFile>,
+        normalise: &Normalise,
+    ) -> Result<Option<ColorSpec>, RecipeError> {
+        let Some(augment) = augment else { return Ok(None) };
+        augment.colors(key, self.file.media, normalise).map_err(|wrong| self.wrong(wrong))
+    }
+
+    fn other_views(
+        &self,
+        patch: PatchSize,
+        frames: u32,
+        first: &ViewSpec,
+    ) -> Result<Vec<ViewSpec>, RecipeError> {
+        let mut views = Vec::new();
+        for (n, file) in self.table.views.iter().enumerate() {
+            let key = format!("views[{n}]");
+            if self.stage != Stage::Pretrain {
+                return Err(self.error(&key, "set", "several views are for pretrain"));
+            }
+            let room = (MAX_VIEWS - 1).saturating_sub(views.len());
+            if file.count == 0 || file.count as usize > room {
+                let valid = format!("at least 1, and at most {MAX_VIEWS} views in all");
+                return Err(self.error(&format!("{key}.count"), file.count, valid));
+            }
+            let view = self.other_view(&key, file, patch, frames, first)?;
+            views.resize(views.len() + file.count as usize, view);
+        }
+        Ok(views)
+    }
+
+    fn other_view(
+        &self,
+        key: &str,
+        file: &ViewFile,
+        patch: PatchSize,
+        frames: u32,
+        first: &ViewSpec,
+    ) -> Result<ViewSpec, RecipeError> {
+        let wrong = |wrong| self.wrong(wrong);
+        let side = file.side(key).map_err(wrong)?;
+        file.check_shared(key, &self.table.crop).map_err(wrong)?;
+        if let Some(crop) = &file.crop {
+            crop.check(self.stage).map_err(|w| wrong(w.inside(key)))?;
+        }
+        let flip = file.flip.unwrap_or(0.0);
+        if !(0.0..=1.0).contains(&flip) {
+            return Err(self.error(&format!("{key}.flip"), flip, "must be a probability, 0 to 1"));
+        }
+        if file.mask && (side % patch.h != 0 || side % patch.w != 0) {
+            let valid = format!("patch {}x{} must divide {side}", patch.h, patch.w);
+            return Err(self.error(&format!("{key}.mask"), true, valid));
+        }
+        if let Some(augment) = &file.augment {
+            let only_colors =
+                augment.erase.is_none() && augment.mixup == 0.0 && augment.cutmix == 0.0;
+            if !only_colors {
+                let valid = "a view has colour operations only";
+                return Err(self.error(&format!("{key}.augment"), "erase or mix", valid));
+            }
+        }
+        let rows = |side: u32, patch: u32| (side / patch).max(1);
+        let grid = PatchGrid::new(frames / patch.t, rows(side, patch.h), rows(side, patch.w));
+        let normalise = file.normalise.unwrap_or(self.file.normalise).values();
+        let colors = match &file.crop {
+            Some(_) => self.colors(&format!("{key}.augment"), file.augment.as_ref(), &normalise)?,
+            None => first.colors.clone(),
+        };
+        Ok(ViewSpec {
+            region: file.crop.clone().map_or(Region::First, Region::Own),
+            size: Size::square(side),
+            grid,
+            flip,
+            resize: file.resize,
+            normalise,
+            colors,
+            mask: if file.mask { self.mask(grid, patch)? } else { MaskPolicy::None },
+        })
+    }
+
+    fn error(&self, key: &str, value: impl fmt::Debug, valid: impl Into<String>) -> RecipeError {
+        RecipeError::Value {
+            recipe: self.file.name.clone(),
+            key: format!("{}.{key}", self.stage),
+            value: format!("{value:?}"),
+            valid: valid.into(),
+        }
+    }
+
+    fn check_plain_numbers(&self) -> Result<(), RecipeError> {
+        if self.table.batch_size == 0 {
+            return Err(self.error("batch_size", 0, "must be at least 1"));
+        }
+        if !(0.0..=1.0).contains(&self.table.flip) {
+            return Err(self.error("flip", self.table.flip, "must be a probability, 0 to 1"));
+        }
+        Ok(())
+    }
+
+    fn clip(&self) -> Result<Option<ClipRule>, RecipeError> {
+        match (self.file.media, self.table.clip) {
+            (Media::Video, None) => {
+                Err(self.error("clip", "absent", "a video recipe needs a clip rule"))
+            }
+            (Media::Image, Some(clip)) => {
+                Err(self.error("clip", clip, "an image recipe has no clip rule"))
+            }
+            (_, Some(clip)) if clip.frames() == 0 || clip.clips() == 0 => {
+                Err(self.error("clip", clip, "frames and clips must be at least 1"))
+            }
+            (_, Some(clip)) if clip.clips() > 1 && self.stage != Stage::Eval => {
+                Err(self.error("clip", clip, "several fixed clips are for eval"))
+            }
+            (_, clip) => Ok(clip),
+        }
+    }
+
+    fn patch(&self, frames: u32) -> Result<PatchSize, RecipeError> {
+        let [t, h, w] = self.file.patch;
+        let size = self.table.crop.size();
+        let fits = t > 0 && h > 0 && w > 0 && frames % t == 0 && size % h == 0 && size % w == 0;
+        if !fits || size == 0 {
+            let valid = format!("must divide the {frames} frames of {size}x{size} pixels");
+            return Err(self.error("crop.size and patch", [t, h, w], valid));
+        }
+        Ok(PatchSize { t, h, w })
+    }
+
+    fn grid(&self, patch: PatchSize, frames: u32) -> Result<PatchGrid, RecipeError> {
+        let size = self.table.crop.size();
+        Ok(PatchGrid::new(frames / patch.t, size / patch.h, size / patch.w))
+    }
+
+    /// Rows a sample gives; for evaluation the product of clips and crops.
+    fn repeats(&self, clip: Option<ClipRule>) -> Result<u16, RecipeError> {
+        let views = clip.map_or(1, ClipRule::clips) * self.table.crop.crops();
+        let rows = match self.stage {
+            Stage::Eval if self.table.repeats != 1 => {
+                let valid = "eval takes its views from clip.clips and crop.crops";
+                return Err(self.error("repeats", self.table.repeats, valid));
+            }
+            Stage::Eval => views,
+            _ => u32::from(self.table.repeats),
+        };
+        match u16::try_from(rows) {
+            Ok(rows) if rows > 0 && self.table.batch_size % u32::from(rows) == 0 => Ok(rows),
+            _ => {
+                let valid = format!(
+                    "batch_size {} must be a multiple of the rows of one sample",
+                    self.table.batch_size
+                );
+                Err(self.error("repeats", rows, valid))
+            }
+        }
+    }
+
+    fn crop(&self) -> Result<CropRule, RecipeError> {
+        self.table.crop.check(self.stage).map_err(|wrong| self.wrong(wrong))?;
+        Ok(self.table.crop.clone())
+    }
+
+    /// A part's complaint as an error of this stage.
+    fn wrong(&self, Wrong { key, value, valid }: Wrong) -> RecipeError {
+        let key = format!("{}.{key}", self.stage);
+        RecipeError::Value { recipe: self.file.name.clone(), key, value, valid }
+    }
+
+    fn mask(&self, grid: PatchGrid, patch: PatchSize) -> Result<MaskPolicy, RecipeError> {
+        let Some(mask) = &self.table.mask else {
+            if self.stage == Stage::Pretrain {
+                return Err(self.error("mask", "absent", "masked pre-training needs a mask"));
+            }
+            return Ok(MaskPolicy::None);
+        };
+        if self.stage != Stage::Pretrain {
+            return Err(self.error("mask", mask, "only pre-training masks"));
+        }
+        MaskPolicy::resolve(mask, grid, patch).map_err(|MaskProblem { key, value, valid }| {
+            let (recipe, key) = (self.file.name.clone(), format!("{}.mask.{key}", self.stage));
+            RecipeError::Value { recipe, key, value, valid }
+        })
+    }
+
+    fn target(
+        &self,
+        patch: PatchSize,
+        frames: u32,
+        mask: &MaskPolicy,
+    ) -> Result<TargetSpec, RecipeError> {
+        let target = match (self.stage, self.table.target) {
+            (Stage::Pretrain, None) if !mask.reconstructs() => return Ok(TargetSpec::None),
+            (Stage::Pretrain, None) => {
+                return Err(self.error("target", "absent", "pre-training needs a target"));
+            }
+            (Stage::Pretrain, Some(target)) => target,
+            (_, Some(target)) => return Err(self.error("target", target, "only for pretrain")),
+            (_, None) => return Ok(TargetSpec::None),
+        };
+        target.check(patch, frames, self.table.crop.size()).map_err(|wrong| self.wrong(wrong))
+    }
+}

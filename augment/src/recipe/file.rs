@@ -1,0 +1,159 @@
+//! Exactly what the TOML file says.
+
+use serde::{Deserialize, Serialize};
+
+use super::check::Checker;
+use super::{
+    AugmentFile, ClipRule, CropRule, Media, Multigrid, NormaliseName, PhaseFile, Pixels, Recipe,
+    RecipeError, Resize, Stage, TargetFile, ViewFile,
+};
+use crate::mask::MaskFile;
+
+/// One stage as the file has it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageFile {
+    /// Rows of a batch.
+    pub batch_size: u32,
+    /// Clips (or crops) taken from one decoded sample.
+    #[serde(default = "one")]
+    pub repeats: u16,
+    /// How frames are chosen; needed for videos.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<ClipRule>,
+    /// How the region is chosen.
+    pub crop: CropRule,
+    /// Probability of mirroring.
+    #[serde(default)]
+    pub flip: f64,
+    /// How pixels are resized.
+    pub resize: Resize,
+    /// Arithmetic of the pixels; absent: `fast` in pre-training where it can be, else `exact`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pixels: Option<Pixels>,
+    /// Which tokens are hidden.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<MaskFile>,
+    /// What is predicted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetFile>,
+    /// Other changes of the pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augment: Option<AugmentFile>,
+    /// Further views of a row.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub views: Vec<ViewFile>,
+    /// Shapes by epoch and batch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub phases: Vec<PhaseFile>,
+    /// Shapes by SlowFast's multigrid schedule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multigrid: Option<Multigrid>,
+    /// The trainer's table; not looked at here.
+    #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
+    pub train: toml::Table,
+}
+
+const fn one() -> u16 {
+    1
+}
+
+/// A recipe as its file has it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecipeFile {
+    /// Its name.
+    pub name: String,
+    /// The pre-training method, for the trainer.
+    pub method: String,
+    /// Where the numbers come from.
+    pub source: String,
+    /// What deviates from the source, for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deviations: Vec<String>,
+    /// Pictures or videos.
+    pub media: Media,
+    /// Extent of a token: frames, rows, columns.
+    pub patch: [u32; 3],
+    /// Mean and standard deviation of the pixels.
+    pub normalise: NormaliseName,
+    /// The trainer's table; not looked at here.
+    pub model: toml::Table,
+    /// Masked pre-training.
+    pub pretrain: StageFile,
+    /// Supervised fine-tuning.
+    pub finetune: StageFile,
+    /// Evaluation.
+    pub eval: StageFile,
+}
+
+impl RecipeFile {
+    /// Reads `text`; `name` is for errors, `overrides` are `key=value` with dotted keys, applied
+    /// before anything is checked. A value that is not TOML is taken as a string.
+    ///
+    /// # Errors
+    /// On bad TOML, unknown or missing keys, and values no stage can use.
+    pub fn parse(name: &str, text: &str, overrides: &[String]) -> Result<Self, RecipeError> {
+        let syntax = |message: String| RecipeError::Syntax { recipe: name.to_owned(), message };
+        let mut table: toml::Table =
+            toml::from_str(text).map_err(|e| syntax(e.to_string().trim_end().to_owned()))?;
+        for item in overrides {
+            apply_override(&mut table, item)?;
+        }
+        let text = toml::to_string(&table).map_err(|e| syntax(e.to_string()))?;
+        let file: Self =
+            toml::from_str(&text).map_err(|e| syntax(e.to_string().trim_end().to_owned()))?;
+        for stage in Stage::ALL {
+            file.stage(stage)?;
+        }
+        Ok(file)
+    }
+
+    /// The file's text again, with what was set.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).unwrap_or_else(|e| format!("# cannot be written: {e}\n"))
+    }
+
+    /// One stage as it is in the file.
+    pub fn stage_file(&self, stage: Stage) -> &StageFile {
+        match stage {
+            Stage::Pretrain => &self.pretrain,
+            Stage::Finetune => &self.finetune,
+            Stage::Eval => &self.eval,
+        }
+    }
+
+    /// Resolves and checks one stage.
+    ///
+    /// # Errors
+    /// When a value is impossible: the error names the key, the value and what would be valid.
+    pub fn stage(&self, stage: Stage) -> Result<Recipe, RecipeError> {
+        let checker = Checker { file: self, stage, table: self.stage_file(stage) };
+        let phases = checker.phases()?;
+        match phases.first() {
+            None => checker.recipe(),
+            // The first shape speaks for the whole where a shape is not asked for.
+            Some(first) => Ok(Recipe { phases: phases.clone(), ..(*first.shapes[0]).clone() }),
+        }
+    }
+}
+
+/// Sets `a.b.c=value` in `table`.
+fn apply_override(table: &mut toml::Table, item: &str) -> Result<(), RecipeError> {
+    let bad = || RecipeError::Override(item.to_owned());
+    let (key, value) = item.split_once('=').ok_or_else(bad)?;
+    let mut path: Vec<&str> = key.trim().split('.').collect();
+    let last = path.pop().filter(|k| !k.is_empty()).ok_or_else(bad)?;
+    let value = format!("v = {}", value.trim())
+        .parse::<toml::Table>()
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| toml::Value::String(value.trim().to_owned()));
+    let mut at = table;
+    for key in path {
+        let next = at.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        at = next.as_table_mut().ok_or_else(bad)?;
+    }
+    at.insert(last.to_owned(), value);
+    Ok(())
+}

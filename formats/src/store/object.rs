@@ -50,12 +50,23 @@ impl Object {
         format!("{bytes} {}", tag.as_deref().unwrap_or(version))
     }
 
-    /// The bytes `range`, from the store.
+    /// The bytes `range`, of which no copy is made unless the server sends whole objects only.
     ///
     /// # Errors
     /// When they cannot be had within the limits; the error names URL, range and last cause.
     pub(crate) fn fetch(&self, range: Range<u64>) -> Result<Bytes, FormatError> {
-        self.fetched(&range, &|_| Ok(())).map_err(|e| self.error(e, &range))
+        let mut copy = Vec::new();
+        let cache = self.folder.cache.as_deref();
+        if cache.is_some_and(|cache| cache.find(self.id, &range, &mut copy)) {
+            return Ok(copy.into());
+        }
+        match (self.fetched(&range, &|_| Ok(())), cache) {
+            (Ok(bytes), _) => Ok(bytes),
+            (Err(e), Some(cache)) if e.failure.kind == FailureKind::NoRanges => {
+                self.of_whole(cache, &range, &|_| Ok(()))
+            }
+            (Err(e), _) => Err(self.error(e, &range)),
+        }
     }
 
     /// The bytes `range`, of which `check` approves, from the cache or the store, in `buf`.
@@ -152,17 +163,24 @@ impl Object {
                 cache.store(self.id, range.start, &bytes);
                 Ok(bytes)
             }
-            Err(e) if e.failure.kind == FailureKind::NoRanges => {
-                self.whole_into_cache(cache)?;
-                let mut buf = Vec::new();
-                let found = cache.find(self.id, range, &mut buf);
-                let refused = if found { check(&buf) } else { Err(too_small(cache, self.len())) };
-                refused
-                    .map_err(|what| FormatError::new(self.url(), FormatErrorKind::Store(what)))?;
-                Ok(buf.into())
-            }
+            Err(e) if e.failure.kind == FailureKind::NoRanges => self.of_whole(cache, range, check),
             Err(e) => Err(self.error(e, range)),
         }
+    }
+
+    /// The bytes `range` of the whole object, which is copied first.
+    fn of_whole(
+        &self,
+        cache: &Cache,
+        range: &Range<u64>,
+        check: Check<'_>,
+    ) -> Result<Bytes, FormatError> {
+        self.whole_into_cache(cache)?;
+        let mut buf = Vec::new();
+        let found = cache.find(self.id, range, &mut buf);
+        let checked = if found { check(&buf) } else { Err(too_small(cache, self.len())) };
+        checked.map_err(|what| FormatError::new(self.url(), FormatErrorKind::Store(what)))?;
+        Ok(buf.into())
     }
 
     fn whole_into_cache(&self, cache: &Cache) -> Result<(), FormatError> {

@@ -268,3 +268,74 @@ fn urls_name_shards_as_paths_do() {
         all_equal(open(&folder, &options(None)).expect("opens").as_ref(), &pictures);
     }
 }
+
+/// With a cache, everything is fetched once, by however many threads and in later runs too.
+#[test]
+fn copies_are_fetched_once() {
+    let (root, pictures) = shards(40, Format::Parquet);
+    let work = tempfile::tempdir().expect("folder");
+    let server = Server::start();
+    server.put_tree("data", root.path());
+    let url = PathBuf::from(server.url()).join("data");
+    let folder = work.path().join("cache");
+    let options = options(Some((&folder, 10 << 20)));
+    let reader = open(&url, &options).expect("opens");
+    server.seen();
+    all_equal(reader.as_ref(), &pictures);
+    all_equal(reader.as_ref(), &pictures);
+    let seen = server.seen();
+    let ranges: HashSet<_> = seen.iter().map(|s| (s.key.clone(), s.range.clone())).collect();
+    assert_eq!((seen.len(), ranges.len()), (pictures.len(), pictures.len()), "each once");
+    drop(reader);
+    let reader = open(&url, &options).expect("opens");
+    server.seen();
+    all_equal(reader.as_ref(), &pictures);
+    assert!(server.seen().is_empty(), "all are copied");
+}
+
+/// A cache with room for half of the data serves half of it in every later pass, whatever the order.
+#[test]
+fn a_small_cache_serves_its_share() {
+    let (root, pictures) = shards(80, Format::Parquet);
+    let work = tempfile::tempdir().expect("folder");
+    let server = Server::start();
+    server.put_tree("data", root.path());
+    let url = PathBuf::from(server.url()).join("data");
+    let pages: u64 = pictures.iter().map(|p| p.len() as u64 + 4096).sum();
+    let folder = work.path().join("cache");
+    let options = options(Some((&folder, 32_768 + pages / 2)));
+    let reader = open(&url, &options).expect("opens");
+    for pass in 0..4usize {
+        server.seen();
+        for n in 0..pictures.len() {
+            let n = (n * (7 + 2 * pass) + pass * 31) % pictures.len();
+            assert!(read(reader.as_ref(), n).expect("read") == pictures[n]);
+        }
+        let asked = server.seen().len();
+        assert!(pass == 0 || asked < pictures.len() * 2 / 3, "pass {pass}: {asked} requests");
+    }
+}
+
+/// A server that ignores ranges: an error that says so, or each shard once, whole.
+#[test]
+fn a_server_without_ranges_needs_a_cache() {
+    for format in [Format::Parquet, Format::Webdataset] {
+        let (root, pictures) = shards(40, format);
+        let work = tempfile::tempdir().expect("folder");
+        let server = Server::start();
+        server.put_tree("data", root.path());
+        server.whole_only();
+        let url = PathBuf::from(server.url()).join("data");
+        let error = open(&url, &options(None)).err().expect("no ranges").to_string();
+        assert!(error.contains("whole files only") && error.contains("--cache"), "{error}");
+        let folder = work.path().join("cache");
+        let with = |bytes| options(Some((&folder, bytes)));
+        let small = open(&url, &with(30_000)).err().expect("no room").to_string();
+        assert!(small.contains("--cache-size"), "{small}");
+        let reader = open(&url, &with(10 << 20)).expect("opens");
+        all_equal(reader.as_ref(), &pictures);
+        server.seen();
+        all_equal(reader.as_ref(), &pictures);
+        assert!(server.seen().is_empty(), "all is copied");
+    }
+}

@@ -222,7 +222,7 @@ fn stamp_of(span: &Span) -> (u64, u64) {
 /// cache folder where that cannot be written.
 pub(crate) fn side_path(root: &Path, name: &str) -> PathBuf {
     let root = &match locate(root) {
-        Ok(Location::Remote(url)) => return side_path_of_url(&url, name),
+        Ok(Location::Remote(url)) => return table_of_url(&tables_of_user(), &url, name),
         Ok(Location::Local(path)) => path,
         Err(_) => root.to_owned(),
     };
@@ -233,14 +233,18 @@ pub(crate) fn side_path(root: &Path, name: &str) -> PathBuf {
         return beside;
     }
     let full = root.canonicalize().unwrap_or_else(|_| root.to_owned());
-    let hash = xxhash_rust::xxh3::xxh3_64(full.to_string_lossy().as_bytes());
-    cache_folder().join("tubelet").join(format!("{hash:016x}-{name}"))
+    table_of_url(&tables_of_user(), &full.to_string_lossy(), name)
 }
 
-/// Where things found out about the object at `url` are kept under `name`: the user's cache folder.
-pub(crate) fn side_path_of_url(url: &str, name: &str) -> PathBuf {
+/// Where things found out about `url` are kept in `folder` under `name`.
+pub(crate) fn table_of_url(folder: &Path, url: &str, name: &str) -> PathBuf {
     let hash = xxhash_rust::xxh3::xxh3_64(url.as_bytes());
-    cache_folder().join("tubelet").join(format!("{hash:016x}-{name}"))
+    folder.join(format!("{hash:016x}-{name}"))
+}
+
+/// The user's folder for things found out about data sets that cannot be written to.
+pub(crate) fn tables_of_user() -> PathBuf {
+    cache_folder().join("tubelet")
 }
 
 /// The name under which this thread writes `path` before it is whole.

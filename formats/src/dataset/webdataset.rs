@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Listing, kind_by_name, numbers, relative_name, shards};
 use crate::error::FormatError;
-use crate::index::{in_parallel, side_path_of_url};
+use crate::index::in_parallel;
 use crate::record::MediaKind;
 use crate::shard::OpenOptions;
 use crate::shard::catalogue::{Item, catalogue, stored_items};
@@ -49,7 +49,7 @@ pub(crate) fn list_objects(
     let items = in_parallel(objects.len(), AT_ONCE, &|_, _| (), || {
         |n| {
             let object: &Object = &objects[n];
-            let stored = side_path_of_url(&object.url(), "webdataset.parquet");
+            let stored = object.table("webdataset.parquet");
             stored_items(&stored, &object.stamp(), || media_of_object(object))
         }
     });

@@ -25,7 +25,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use super::parquet::{Row, Stored};
 use crate::error::FormatError;
 use crate::facts::{guarded, parquet_error};
-use crate::index::{part_path, side_path_of_url};
+use crate::index::part_path;
 use crate::record::MediaKind;
 use crate::store::Object;
 
@@ -170,13 +170,13 @@ impl Read for Through {
 
 /// Rows that were stored of the content that `object` has now.
 pub(super) fn stored(object: &Object) -> Option<Stored> {
-    let path = side_path_of_url(&object.url(), "shard.parquet");
+    let path = object.table("shard.parquet");
     guarded(&path, || Ok(read(&path, &valid(object)))).ok().flatten()
 }
 
 /// Stores the rows of `object`; a table that cannot be written is made again each time.
 pub(super) fn store(object: &Object, shard: &Stored) {
-    let path = side_path_of_url(&object.url(), "shard.parquet");
+    let path = object.table("shard.parquet");
     if let Err(error) = write(&path, &valid(object), shard) {
         tracing::debug!("not stored: {error}");
     }

@@ -1,6 +1,6 @@
 //! A folder of an object store.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use super::object::Object;
 use super::retry::{Failure, FailureKind, retried};
 use super::{Limits, StoreOptions};
 use crate::error::{FormatError, FormatErrorKind};
+use crate::index::tables_of_user;
 
 /// What a store tells of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +62,8 @@ pub(crate) struct Folder {
     pub(crate) url: String,
     pub(crate) limits: Limits,
     pub(crate) cache: Option<Arc<Cache>>,
+    /// Folder for what is found out about objects.
+    pub(crate) tables: PathBuf,
 }
 
 impl Folder {
@@ -83,7 +86,8 @@ impl Folder {
         options: &StoreOptions,
     ) -> Result<Self, FormatError> {
         let cache = options.cache.as_ref().map(|c| Cache::open(&c.folder, c.bytes)).transpose()?;
-        Ok(Self { backend, url: url.to_owned(), limits: options.limits.clone(), cache })
+        let tables = options.tables.clone().unwrap_or_else(tables_of_user);
+        Ok(Self { backend, url: url.to_owned(), limits: options.limits.clone(), cache, tables })
     }
 
     /// URL of `name` in it.

@@ -43,6 +43,8 @@ pub struct StoreOptions {
     pub endpoint: Option<String>,
     /// Where copies of what is read are kept; nowhere where absent.
     pub cache: Option<CacheOptions>,
+    /// Folder for what is found out about shards; the user's cache folder where absent.
+    pub tables: Option<PathBuf>,
     /// How long a request may take, and how often it is tried.
     pub limits: Limits,
 }

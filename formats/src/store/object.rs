@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
@@ -10,6 +10,7 @@ use super::cache::{Cache, Id};
 use super::folder::{Folder, Meta, complete};
 use super::retry::{Failure, FailureKind, GivenUp, retried};
 use crate::error::{FormatError, FormatErrorKind};
+use crate::index::table_of_url;
 
 /// Bytes asked for at once where an object is read through.
 pub(crate) const PIECE: u64 = 8 << 20;
@@ -37,6 +38,11 @@ impl Object {
     /// Its URL.
     pub(crate) fn url(&self) -> String {
         self.folder.url_of(&self.meta.name)
+    }
+
+    /// Where what is found out about it is kept under `name`.
+    pub(crate) fn table(&self, name: &str) -> PathBuf {
+        table_of_url(&self.folder.tables, &self.url(), name)
     }
 
     /// Its size in bytes.

@@ -72,9 +72,11 @@ fn quick() -> Limits {
     }
 }
 
-fn options(cache: Option<(&Path, u64)>) -> OpenOptions {
+/// Options that keep what is found out in the data's own folder.
+fn options(root: &tempfile::TempDir, cache: Option<(&Path, u64)>) -> OpenOptions {
     let cache = cache.map(|(folder, bytes)| CacheOptions { folder: folder.to_owned(), bytes });
-    let store = StoreOptions { endpoint: None, cache, limits: quick() };
+    let tables = Some(root.path().join(".tables"));
+    let store = StoreOptions { endpoint: None, cache, tables, limits: quick() };
     OpenOptions { store, ..OpenOptions::default() }
 }
 
@@ -127,7 +129,7 @@ fn nothing_is_lost_when_a_third_of_the_answers_is_wrong() {
             let seen = FAULTS.iter().copied().filter(|f| *f != Fault::Garbage);
             server.fail(seed, 0.3, &seen.collect::<Vec<_>>());
             let url = PathBuf::from(server.url()).join("data");
-            let reader = open(&url, &options(None)).expect("opens");
+            let reader = open(&url, &options(&root, None)).expect("opens");
             server.fail(seed + 100, 0.3, &FAULTS);
             all_equal(reader.as_ref(), &pictures);
             let seen = server.seen();
@@ -146,7 +148,7 @@ fn a_payload_is_one_range() {
     let server = Server::start();
     server.put_tree("data", root.path());
     let url = PathBuf::from(server.url()).join("data");
-    let reader = open(&url, &options(None)).expect("opens");
+    let reader = open(&url, &options(&root, None)).expect("opens");
     server.seen();
     for (n, picture) in pictures.iter().enumerate() {
         assert!(read(reader.as_ref(), n).expect("read") == *picture);
@@ -157,7 +159,7 @@ fn a_payload_is_one_range() {
     }
     drop(reader);
     // What was found out is stored: the second time nothing but the manifest is asked for.
-    let again = open(&url, &options(None)).expect("opens");
+    let again = open(&url, &options(&root, None)).expect("opens");
     assert_eq!(again.len(), pictures.len());
     let seen = server.seen();
     assert!(seen.iter().all(|s| s.key == "data/manifest.json"), "{seen:?}");
@@ -181,7 +183,7 @@ fn what_stays_broken_is_an_error_in_bounded_time() {
         let server = Server::start();
         server.put_tree("data", root.path());
         let url = PathBuf::from(server.url()).join("data");
-        let mut options = options(None);
+        let mut options = options(&root, None);
         options.store.limits.attempts = 4;
         let reader = open(&url, &options).expect("opens");
         server.seen();
@@ -207,9 +209,11 @@ fn what_stays_broken_is_an_error_in_bounded_time() {
 
 #[test]
 fn an_absent_shard_or_manifest_is_named() {
+    let root = tempfile::tempdir().expect("folder");
     let server = Server::start();
     let url = |name: &str| PathBuf::from(format!("{}/{name}", server.url()));
-    let error = |name: &str| open(&url(name), &options(None)).err().expect("absent").to_string();
+    let error =
+        |name: &str| open(&url(name), &options(&root, None)).err().expect("absent").to_string();
     let absent = error("data");
     assert!(absent.contains("manifest.json") && absent.contains("lists no folders"), "{absent}");
     let absent = error("data/x.parquet");
@@ -231,7 +235,7 @@ fn a_shard_that_changes_is_an_error() {
     let found: Vec<String> = server.tree("data").into_keys().collect();
     let name = found.iter().find(|n| n.starts_with(&name[..11])).expect("a shard");
     let url = PathBuf::from(format!("{}/data/{name}", server.url()));
-    let mut options = options(None);
+    let mut options = options(&root, None);
     options.store.limits.attempts = 2;
     let reader = open(&url, &options).expect("opens");
     assert!(read(reader.as_ref(), 0).expect("read") == pictures[0]);
@@ -254,10 +258,10 @@ fn urls_name_shards_as_paths_do() {
         let last = shards.len() - 1;
         let braces = shards[0].replacen("00000", &format!("{{00000..{last:05}}}"), 1);
         let url = |name: &str| PathBuf::from(format!("{}/data%20set/{name}", server.url()));
-        let all = open(&url(&braces), &options(None)).expect("opens");
+        let all = open(&url(&braces), &options(&root, None)).expect("opens");
         all_equal(all.as_ref(), &pictures);
-        let local = open(&root.path().join(shards[1]), &options(None)).expect("opens");
-        let one = open(&url(shards[1]), &options(None)).expect("opens");
+        let local = open(&root.path().join(shards[1]), &options(&root, None)).expect("opens");
+        let one = open(&url(shards[1]), &options(&root, None)).expect("opens");
         assert_eq!(local.len(), one.len());
         for n in 0..one.len() {
             let (a, b) = (local.record(n), one.record(n));
@@ -265,7 +269,7 @@ fn urls_name_shards_as_paths_do() {
             assert!(read(local.as_ref(), n).expect("read") == read(one.as_ref(), n).expect("read"));
         }
         let folder = PathBuf::from(format!("file://{}", root.path().display()));
-        all_equal(open(&folder, &options(None)).expect("opens").as_ref(), &pictures);
+        all_equal(open(&folder, &options(&root, None)).expect("opens").as_ref(), &pictures);
     }
 }
 
@@ -278,7 +282,7 @@ fn copies_are_fetched_once() {
     server.put_tree("data", root.path());
     let url = PathBuf::from(server.url()).join("data");
     let folder = work.path().join("cache");
-    let options = options(Some((&folder, 10 << 20)));
+    let options = options(&root, Some((&folder, 10 << 20)));
     let reader = open(&url, &options).expect("opens");
     server.seen();
     all_equal(reader.as_ref(), &pictures);
@@ -303,7 +307,7 @@ fn a_small_cache_serves_its_share() {
     let url = PathBuf::from(server.url()).join("data");
     let pages: u64 = pictures.iter().map(|p| p.len() as u64 + 4096).sum();
     let folder = work.path().join("cache");
-    let options = options(Some((&folder, 32_768 + pages / 2)));
+    let options = options(&root, Some((&folder, 32_768 + pages / 2)));
     let reader = open(&url, &options).expect("opens");
     for pass in 0..4usize {
         server.seen();
@@ -326,10 +330,10 @@ fn a_server_without_ranges_needs_a_cache() {
         server.put_tree("data", root.path());
         server.whole_only();
         let url = PathBuf::from(server.url()).join("data");
-        let error = open(&url, &options(None)).err().expect("no ranges").to_string();
+        let error = open(&url, &options(&root, None)).err().expect("no ranges").to_string();
         assert!(error.contains("whole files only") && error.contains("--cache"), "{error}");
         let folder = work.path().join("cache");
-        let with = |bytes| options(Some((&folder, bytes)));
+        let with = |bytes| options(&root, Some((&folder, bytes)));
         let small = open(&url, &with(30_000)).err().expect("no room").to_string();
         assert!(small.contains("--cache-size"), "{small}");
         let reader = open(&url, &with(10 << 20)).expect("opens");

@@ -18,8 +18,14 @@ fn decode(criterion: &mut Criterion) {
         Some(path) => std::fs::read(path).expect("TUBELET_BENCH_VIDEO can be read"),
         None => media::video(Size::new(340, 256), 150, 1),
     };
-    let settings =
-        VideoSettings { short_side: 256, stride: 4, crf: 23, small: false, drop_audio: true };
+    let settings = VideoSettings {
+        short_side: 256,
+        stride: 4,
+        crf: 23,
+        small: false,
+        drop_audio: true,
+        fps: None,
+    };
     let train = train_video(&source, &settings, false).expect("encodes").bytes.expect("bytes");
     let mut group = criterion.benchmark_group("decode_video");
     group.throughput(Throughput::Elements(1)).sample_size(20);

@@ -96,7 +96,13 @@ fn normalise(criterion: &mut Criterion) {
 
 fn targets(criterion: &mut Criterion) {
     let size = Size::square(224);
-    let cases = [("32 pictures", "mae-vit-b", 1, 32), ("4 clips", "videomae-vit-b-k400", 16, 4)];
+    let (picture, clip) = ("mae-vit-b", "videomae-vit-b-k400");
+    let cases = [
+        ("a picture", picture, 1, 1),
+        ("32 pictures", picture, 1, 32),
+        ("a clip", clip, 16, 1),
+        ("4 clips", clip, 16, 4),
+    ];
     for (name, recipe, frames, rows) in cases {
         let recipe = builtin::recipe(recipe, &[]).expect("built in");
         let recipe: Recipe = recipe.stage(Stage::Pretrain).expect("checked when built");

@@ -11,7 +11,7 @@ use tubelet_augment::{HostStage, HostTensors, Recipe, Stage};
 use tubelet_core::{Heap, HostMemory};
 use tubelet_gpu::kernels::PlaneOrder;
 use tubelet_gpu::{DType, DeviceStage, Gpu, Input, PinnedMemory, StagePlan};
-use tubelet_loader::{Batch, Batches, Cursor, Loader, LoaderConfig, Order, Stats};
+use tubelet_loader::{Batch, Batches, BucketReport, Cursor, Loader, LoaderConfig, Order, Stats};
 
 use crate::common::{DataArgs, RecipeArgs, Usage, bytes_text, default_workers};
 
@@ -177,6 +177,7 @@ fn difference(after: &Stats, before: &Stats) -> Stats {
         bytes: after.bytes - before.bytes,
         wanted_frames: after.wanted_frames - before.wanted_frames,
         decoded_frames: after.decoded_frames - before.decoded_frames,
+        level_samples: after.level_samples - before.level_samples,
         read_s: after.read_s - before.read_s,
         probe_s: after.probe_s - before.probe_s,
         plan_s: after.plan_s - before.plan_s,
@@ -187,6 +188,7 @@ fn difference(after: &Stats, before: &Stats) -> Stats {
         batch_wait_s: after.batch_wait_s - before.batch_wait_s,
         dropped: after.dropped - before.dropped,
         drops: after.drops.clone(),
+        buckets: after.buckets.clone(),
     }
 }
 
@@ -201,7 +203,8 @@ fn report(args: &BenchArgs, measured: &Measured, batch_size: u32, workers: usize
     json!({
         "samples_per_s": *rows as f64 / seconds,
         "decoded_frames_per_sample": stats.decoded_frames as f64 / samples,
-        "decoded_frames_per_wanted": stats.decoded_frames as f64 / stats.wanted_frames.max(1) as f64,
+        "decoded_frames_per_wanted": stats.decoded_per_wanted().unwrap_or(0.0),
+        "level_samples": stats.level_samples,
         "bytes_per_s": stats.bytes as f64 / seconds,
         "stages": stages,
         "limiting_stage": if stage_s > &(seconds * 0.5) { "stage" } else { stats.limiting_stage() },
@@ -212,6 +215,7 @@ fn report(args: &BenchArgs, measured: &Measured, batch_size: u32, workers: usize
         "rows": rows,
         "dropped": stats.dropped,
         "drops": stats.drops,
+        "buckets": stats.buckets,
         "settings": {
             "path": args.data.path, "recipe": args.recipe.recipe, "set": args.recipe.set,
             "for": args.recipe_stage, "workers": workers, "batch": batch_size,
@@ -246,5 +250,12 @@ fn table(measured: &Measured, report: &Value) -> Table {
     let wait = 100.0 * stats.batch_wait_s / seconds;
     row("waiting for batches", format!("{:.2} s, {wait:.0} %", stats.batch_wait_s));
     row("dropped samples", stats.dropped.to_string());
+    for bucket in &stats.buckets {
+        let BucketReport { size, rows, samples, batches, left_out, .. } = bucket;
+        let text = format!(
+            "{samples} samples, {batches} batches of {rows} rows, {left_out} samples left out"
+        );
+        row(&format!("bucket {}x{}", size.height, size.width), text);
+    }
     table
 }

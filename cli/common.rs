@@ -72,8 +72,8 @@ pub(crate) struct HowArgs {
     /// Of samples with several media (webdataset, mds, beton): the one to take
     #[arg(long, value_name = "NAME")]
     pub(crate) field: Option<String>,
-    /// Decompress archives (.tar.gz, .tar.zst, .mds.zstd) once, to .tubelet/ beside them: they have no
-    /// random access as they are
+    /// Decompress archives (.tar.gz, .tar.zst, .mds.zstd, .mds.br …) once, to .tubelet/ beside them:
+    /// they have no random access as they are. `convert` reads compressed tar archives without that
     #[arg(long)]
     pub(crate) unpack: bool,
     #[command(flatten)]
@@ -157,6 +157,7 @@ impl HowArgs {
             field: self.field.clone(),
             unpack: self.unpack,
             store: self.store.options(),
+            stream: false,
         }
     }
 }

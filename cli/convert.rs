@@ -9,11 +9,12 @@ use tubelet_formats::convert::{
     merge,
 };
 use tubelet_formats::dataset::Layout;
-use tubelet_formats::layout;
-use tubelet_formats::transcode::{PictureSettings, VideoSettings};
+use tubelet_formats::transcode::{PictureSettings, Pyramid, Rate, VideoSettings};
+use tubelet_formats::{OpenOptions, layout, open};
 
 use crate::common::{
     DataArgs, EndpointArgs, Usage, bytes_text, default_workers, parse_bytes, progress,
+    report_missing,
 };
 
 /// How pictures are stored.
@@ -77,7 +78,13 @@ pub(crate) struct ConvertArgs {
     /// pictures, 256 for videos]
     #[arg(long, value_name = "PIXELS")]
     short_side: Option<u32>,
-    /// With --images train: JPEG quality, 1 to 100 [default: 90]
+    /// Further encodings of each picture at these shorter sides, where they are below its own: columns
+    /// image_px128 … of Parquet, members .px128.jpg … of tars, folders SPLIT-px128 … beside
+    /// SPLIT. The loader takes the smallest that no crop of the sample enlarges from Parquet
+    /// where the recipe says so (--set pretrain.pyramid=true)
+    #[arg(long, value_name = "PIXELS,...", value_delimiter = ',')]
+    pyramid: Vec<u32>,
+    /// With --images train or --pyramid: JPEG quality, 1 to 100 [default: 90]
     #[arg(long, value_name = "Q", value_parser = clap::value_parser!(u8).range(1..=100))]
     quality: Option<u8>,
     /// With a train profile of videos: distance of reference frames, 1, 2, 4, 8 or 16 [default: 2
@@ -87,6 +94,11 @@ pub(crate) struct ConvertArgs {
     /// With a train profile of videos: x264's constant rate factor, 0 to 51 [default: 23]
     #[arg(long, value_name = "CRF", value_parser = clap::value_parser!(u32).range(0..=51))]
     crf: Option<u32>,
+    /// With a train profile of videos: a constant number of frames per second, such as 25, 12.5 or
+    /// 30000/1001; each tick shows the frame whose time is nearest at or before it, as FFmpeg's fps
+    /// filter chooses with round=near [default: the source's own times]
+    #[arg(long, value_name = "FPS")]
+    fps: Option<Rate>,
     /// With a train profile of videos: leave the sound out instead of copying it
     #[arg(long)]
     drop_audio: bool,
@@ -138,6 +150,7 @@ impl ConvertArgs {
         Ok(ConvertOptions {
             shard_size: self.shard_size,
             images: self.images()?,
+            pyramid: self.pyramid(),
             video: self.videos()?,
             format: match self.format {
                 FormatArg::Parquet => Format::Parquet,
@@ -163,11 +176,19 @@ impl ConvertArgs {
                 short_side: self.short_side.unwrap_or(usual.short_side),
                 quality: self.quality.unwrap_or(usual.quality),
             })),
-            ImagesArg::Keep if self.quality.is_some() => {
-                bail!(Usage("--quality needs --images train".to_owned()))
+            ImagesArg::Keep if self.quality.is_some() && self.pyramid.is_empty() => {
+                bail!(Usage("--quality needs --images train or --pyramid".to_owned()))
             }
             ImagesArg::Keep => Ok(Images::Keep),
         }
+    }
+
+    fn pyramid(&self) -> Option<Pyramid> {
+        let mut sides = self.pyramid.clone();
+        sides.sort_unstable();
+        sides.dedup();
+        let quality = self.quality.unwrap_or(PictureSettings::default().quality);
+        (!sides.is_empty()).then_some(Pyramid { sides, quality })
     }
 
     fn videos(&self) -> Result<Videos> {
@@ -177,6 +198,7 @@ impl ConvertArgs {
                 ("--stride", self.stride.is_some()),
                 ("--crf", self.crf.is_some()),
                 ("--drop-audio", self.drop_audio),
+                ("--fps", self.fps.is_some()),
                 ("--short-side", self.short_side.is_some() && self.images == ImagesArg::Keep),
             ];
             if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
@@ -191,6 +213,7 @@ impl ConvertArgs {
             crf: self.crf.unwrap_or(usual.crf),
             small: self.video == VideoArg::TrainSmall,
             drop_audio: self.drop_audio,
+            fps: self.fps,
         }))
     }
 
@@ -205,7 +228,9 @@ impl ConvertArgs {
 
 pub(crate) fn run(args: &ConvertArgs) -> Result<bool> {
     let options = args.options()?;
-    let shards = args.data.open()?;
+    let usual = args.data.how.options("train");
+    let shards = open(&args.data.path, &OpenOptions { stream: !usual.unpack, ..usual })?;
+    report_missing(shards.as_ref());
     let bar = progress(shards.len() as u64, "converting");
     let source = args.data.path.display().to_string();
     let report = convert(shards.as_ref(), &source, &args.output, &options, &|done, total| {
@@ -238,8 +263,10 @@ fn print_report(output: &std::path::Path, report: &ConvertReport) {
     print_some("broken", &report.broken);
     print_some("filtered", &report.filtered);
     print_some("note", &report.notes);
-    if let Some((psnr, samples)) = report.psnr {
-        eprintln!("PSNR {psnr:.2} dB over {samples} samples, against the resized sources");
+    if let Some(psnr) = report.quality.psnr() {
+        let ssim = report.quality.ssim().map_or(String::new(), |s| format!(", SSIM {s:.4}"));
+        let samples = report.measured;
+        eprintln!("PSNR {psnr:.2} dB{ssim} over {samples} samples, against the resized sources");
     }
     if report.complete {
         eprintln!(

@@ -92,7 +92,8 @@ fn load(
         None => {
             let rows = args.samples.len() as u64 * u64::from(recipe.repeats());
             let least = recipe.shapes().map(Recipe::batch_size).min().unwrap_or(1);
-            rows.div_ceil(u64::from(least))
+            // Of each bucket the last batch may have one row.
+            rows.div_ceil(u64::from(least)) + recipe.buckets().map_or(0, |b| b.shapes.len() as u64)
         }
     };
     let order = match args.batches {
@@ -124,14 +125,17 @@ fn load(
 
 /// The shape that all batches have.
 fn shape_of<'a>(recipe: &'a Recipe, batches: &[Batch]) -> Result<&'a Recipe> {
-    let keys = batches.iter().filter_map(|batch| batch.as_ref().key());
-    let mut shapes = keys.map(|key| recipe.shape(key.epoch, key.number));
+    let mut shapes = batches.iter().filter_map(|batch| {
+        let key = batch.as_ref().key()?;
+        Some(recipe.shape_of(key.epoch, key.number, batch.bucket()))
+    });
     let first = shapes.next().unwrap_or(recipe);
     let alike = |shape: &Recipe| shape.rows_layout(1) == first.rows_layout(1);
     if shapes.all(alike) {
         return Ok(first);
     }
-    let what = "the batches have several shapes by the recipe's phases: dump one batch at a time";
+    let what = "the batches have several shapes by the recipe's phases or buckets: dump one batch, \
+                or samples of one bucket, at a time";
     Err(Usage(what.to_owned()).into())
 }
 

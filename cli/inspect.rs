@@ -107,7 +107,7 @@ fn sample(args: &InspectArgs, shards: &dyn ShardReader, n: usize) -> Result<()> 
     println!("{}", sample_table(shards, &record, &info, bytes.len() as u64));
     if let Some(name) = &args.recipe {
         let recipe = recipe_file(name, &args.set)?.stage(args.stage)?;
-        let recipe = recipe.shape(args.epoch, 0);
+        let recipe = recipe.shape_for(args.epoch, 0, info.size);
         for repeat in 0..recipe.repeats() {
             let key = SampleKey {
                 seed: args.seed,

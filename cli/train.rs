@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use tubelet_augment::Stage;
+use tubelet_loader::Stats;
 use tubelet_trainer::checkpoint::InitReport;
 use tubelet_trainer::evaluate::Accuracy;
 use tubelet_trainer::{Device, FinetuneOptions, RunOptions, evaluate, finetune as fine_tune};
@@ -145,7 +146,7 @@ pub(crate) fn pretrain(args: &PretrainArgs) -> Result<bool> {
         summary.parameters,
         summary.last_loss,
         [summary.seconds, summary.data_wait],
-        summary.loader.dropped,
+        &summary.loader,
     );
     Ok(true)
 }
@@ -170,7 +171,7 @@ pub(crate) fn finetune(args: &FinetuneArgs) -> Result<bool> {
         summary.parameters,
         summary.last_loss,
         [summary.seconds, summary.data_wait],
-        summary.loader.dropped,
+        &summary.loader,
     );
     if let Some(accuracy) = &summary.accuracy {
         print_accuracy(accuracy);
@@ -196,13 +197,18 @@ fn print_run(
     parameters: usize,
     loss: f64,
     [seconds, wait]: [f64; 2],
-    dropped: u64,
+    loader: &Stats,
 ) {
+    let dropped = loader.dropped;
     eprintln!(
         "{steps} steps, {parameters} parameters, last loss {loss:.4}, {seconds:.1} s, {:.1} % of it waiting for data, {dropped} samples dropped; in {}",
         100.0 * wait,
         out.display()
     );
+    if let Some(decoded) = loader.decoded_per_wanted() {
+        let how = if decoded < 1.05 { "no more than needed" } else { "others lean on some" };
+        eprintln!("{decoded:.2} pictures decoded for each wanted frame: {how}");
+    }
 }
 
 fn print_accuracy(accuracy: &Accuracy) {

@@ -88,6 +88,48 @@ fn dumps_are_the_same_bytes_from_files_and_shards_and_any_workers() {
     assert!(one == dump(&shards, "5", "c"), "shards and five workers give other bytes");
 }
 
+/// The smaller encodings serve only where the recipe asks for them, the same way whatever the workers.
+#[test]
+fn pyramids_are_used_when_the_recipe_says_so() {
+    let root = media::imagenet(2, 3);
+    let out = tempfile::tempdir().expect("temporary folder");
+    let shards = out.path().join("shards");
+    ok(&["convert", path(root.path()), "-o", path(&shards), "--pyramid", "64,48"]);
+    assert!(ok(&["verify", path(&shards)]).contains("0 problems"));
+    let dump = |data: &Path, pyramid: &str, workers: &str| {
+        let (file, set) = (out.path().join("dump"), format!("pretrain.pyramid={pyramid}"));
+        let how = ["--samples", "0,1,2,3,4,5", "--workers", workers, "-o", path(&file)];
+        let recipe = ["--recipe", "mae-tiny", "--set", "pretrain.crop.size=32", "--set", &set];
+        ok(&[&["dump", path(data)][..], &recipe[..], &how[..]].concat());
+        std::fs::read(&file).expect("written")
+    };
+    let plain = dump(root.path(), "false", "1");
+    assert!(plain == dump(&shards, "false", "2"), "unused levels change the batch");
+    assert!(plain == dump(root.path(), "true", "2"), "without levels nothing changes");
+    let small = dump(&shards, "true", "1");
+    assert!(small != plain, "no level is used");
+    assert!(small == dump(&shards, "true", "5"), "five workers give other bytes");
+    let set = [
+        "--set",
+        "pretrain.pyramid=true",
+        "--set",
+        "pretrain.crop.size=32",
+        "--batch",
+        "2",
+        "--seconds",
+        "0.2",
+        "--json",
+    ];
+    let bench = ["bench", path(&shards), "--recipe", "mae-tiny"];
+    let text = ok(&[&bench[..], &set[..]].concat());
+    let report: serde_json::Value = serde_json::from_str(text.trim()).expect("one JSON object");
+    assert!(report["level_samples"].as_u64().is_some_and(|n| n > 0), "{report}");
+    assert!(
+        fails(2, &["convert", path(root.path()), "-o", "x", "--pyramid", "0"])
+            .contains("at least 1")
+    );
+}
+
 #[test]
 fn preview_and_bench_run() {
     let root = media::imagenet(2, 3);

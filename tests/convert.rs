@@ -74,6 +74,37 @@ fn killed_and_resumed_is_byte_identical() {
     }
 }
 
+/// The same straight from a compressed archive, which has no random access: nothing is unpacked.
+#[test]
+fn a_compressed_archive_is_killed_and_resumed_too() {
+    let root = media::kinetics(14);
+    let train = root.path().join("train");
+    let names = std::fs::read_dir(&train).expect("folder").filter_map(Result::ok);
+    let mut names: Vec<_> = names.map(|e| e.file_name()).collect();
+    names.sort();
+    let mut tar = Command::new("tar");
+    tar.arg("-C").arg(&train).arg("-czf").arg(train.join("part_0.tar.gz")).args(&names);
+    assert!(tar.status().expect("runs").success());
+    names.iter().for_each(|name| std::fs::remove_file(train.join(name)).expect("removed"));
+    let work = tempfile::tempdir().expect("temporary folder");
+    let options = ["--video", "train", "--workers", "2"];
+    let (reference, killed) = (work.path().join("whole"), work.path().join("killed"));
+    let started = Instant::now();
+    whole(root.path(), &reference, &options);
+    let duration = started.elapsed();
+    for n in 1..=5u32 {
+        let mut child = convert(root.path(), &killed, &options).spawn().expect("runs");
+        std::thread::sleep(duration * (n * 37 % 100) / 100 + Duration::from_millis(1));
+        child.kill().expect("killed");
+        child.wait().expect("ended");
+    }
+    whole(root.path(), &killed, &options);
+    same(&reference, &killed);
+    let beside = tree(&train.join(".tubelet"));
+    let bytes: usize = beside.values().map(Vec::len).sum();
+    assert!(bytes < 20_000, "{:?}", beside.keys());
+}
+
 #[test]
 fn tasks_in_any_place_join_to_the_same_bytes_and_gaps_are_refused() {
     let root = media::kinetics(9);
@@ -115,6 +146,7 @@ fn the_summary_adds_up() {
     let manifest: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(manifest["counts"]["listed"], 6);
     assert!(manifest["quality"]["psnr_db"].as_f64().is_some_and(|db| db > 25.0), "{manifest}");
+    assert!(manifest["quality"]["ssim"].as_f64().is_some_and(|s| s > 0.8 && s < 1.0), "{manifest}");
     let quarantine = std::fs::read_to_string(out.join("quarantine.tsv")).expect("written");
     assert!(quarantine.starts_with("train/idtrain0002") && quarantine.contains("not a video"));
 }

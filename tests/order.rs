@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tubelet_augment::{Stage, builtin};
 use tubelet_core::Heap;
-use tubelet_formats::{OpenOptions, open};
+use tubelet_formats::{Index, OpenOptions, open};
 use tubelet_loader::{Batch, Cursor, Loader, LoaderConfig, Order};
 
 use crate::media;
@@ -156,4 +156,70 @@ fn phases_are_the_same_for_workers_ranks_and_resumption() {
     for (n, (rows, _)) in whole.iter().enumerate() {
         assert_eq!(*rows, Rows::join(&[halves[0][n].0.clone(), halves[1][n].0.clone()]));
     }
+}
+
+/// The tallest and the widest pictures of [`media::imagenet`] have aspects of 1.2 and 2.4.
+const BUCKETS: &str = "pretrain.buckets={shapes=[[64, 80], [56, 104], [64, 64]]}";
+
+/// Batches of one aspect each: any number of workers and ranks, and any point of resumption, give the
+/// same stream, in which every sample of a batch has its shape.
+#[test]
+fn buckets_are_the_same_for_workers_ranks_and_resumption() {
+    let root = media::imagenet(2, 12);
+    let shards = open(root.path(), &OpenOptions::default()).expect("opens");
+    let index = Index::build(shards.as_ref(), 1, &|_, _| {});
+    index.write(&Index::default_path(root.path(), "train")).expect("writes");
+    let set = [BUCKETS, "pretrain.token_budget=364", "pretrain.batch_multiple=2"];
+    let run = |workers: usize, rank, world, from, count| {
+        let config = LoaderConfig { rank, world, ..self::workers(workers, 3) };
+        stream(root.path(), "mae-tiny", &set, config, from, count)
+    };
+    let whole = run(1, 0, 1, Cursor::default(), 12);
+    let shapes: Vec<(usize, usize)> =
+        whole.iter().map(|(rows, _)| (rows.samples.len(), rows.mask.len())).collect();
+    // 364 tokens are 4 rows of 8x10 tokens, and 4 of 7x13; none is near to a square.
+    assert!(shapes.contains(&(4, 320)) && shapes.contains(&(4, 364)), "{shapes:?}");
+    for (rows, _) in &whole {
+        let wide = |sample: &u64| {
+            let (class, n) = (sample / 12, name_order(sample % 12));
+            (90.0 + 7.0 * n as f64) / (70.0 + 5.0 * class as f64) > (1.25f64 * 104.0 / 56.0).sqrt()
+        };
+        assert!(rows.samples.iter().all(|s| wide(s) == (rows.mask.len() == 364)), "{rows:?}");
+    }
+    assert_eq!(whole, run(4, 0, 1, Cursor::default(), 12));
+    for (n, (_, cursor)) in whole.iter().enumerate().take(11) {
+        assert_eq!(whole[n + 1..], run(2, 0, 1, *cursor, 11 - n), "after batch {n}");
+    }
+    let halves = [0, 1].map(|rank| run(2, rank, 2, Cursor::default(), 12));
+    for (n, (rows, _)) in whole.iter().enumerate() {
+        assert_eq!(*rows, Rows::join(&[halves[0][n].0.clone(), halves[1][n].0.clone()]));
+    }
+}
+
+/// Which picture of a class the `n`-th by name is: 0, 1, 10, 11, 2 and so on.
+fn name_order(n: u64) -> u64 {
+    match n {
+        0 | 1 => n,
+        2 | 3 => n + 8,
+        _ => n - 2,
+    }
+}
+
+/// Without stored sizes a recipe with buckets is refused, or puts all samples where it says.
+#[test]
+fn unknown_sizes_are_refused_or_counted() {
+    let root = media::imagenet(2, 4);
+    let load = |unknown: &str| {
+        let buckets = BUCKETS.replace("]]}", &format!("]], unknown=\"{unknown}\"}}"));
+        let set = [buckets, "pretrain.batch_size=4".to_owned()];
+        let recipe = builtin::recipe("mae-tiny", &set).and_then(|f| f.stage(Stage::Pretrain));
+        let shards = open(root.path(), &OpenOptions::default()).expect("opens");
+        let recipe = Arc::new(recipe.expect("valid"));
+        Loader::new(shards, recipe, &Heap, workers(1, 2)).map_err(|e| e.to_string())
+    };
+    let error = load("refuse").err().expect("refused");
+    assert!(error.contains("sample 0") && error.contains("tubelet index"), "{error}");
+    let loader = load("squarest").expect("valid");
+    let counts = loader.buckets().iter().map(|b| (b.samples, b.unknown)).collect::<Vec<_>>();
+    assert_eq!((counts, loader.batches_per_epoch()), (vec![(0, 0), (0, 0), (8, 8)], 2));
 }

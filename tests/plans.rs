@@ -25,7 +25,7 @@ fn every_recipe_plans_as_before() {
     for (name, _) in builtin::ALL {
         let file = builtin::recipe(name, &[]).expect("built in");
         let info = info(&file);
-        for stage in Stage::ALL {
+        for stage in file.stages() {
             let recipe = file.stage(stage).expect("checked");
             for (sample, repeat) in [(7, 0), (8, recipe.repeats() - 1)] {
                 let key = SampleKey { seed: 1, epoch: 2, sample: SampleId(sample), repeat };
@@ -51,7 +51,7 @@ fn any_medium_with_a_frame_can_be_planned() {
             if file.media == Media::Video {
                 info.frames = frames;
             }
-            for stage in Stage::ALL {
+            for stage in file.stages() {
                 let recipe = file.stage(stage).expect("checked");
                 for repeat in 0..recipe.repeats() {
                     let key = SampleKey { seed: 3, epoch: 0, sample: SampleId(1), repeat };

@@ -23,6 +23,25 @@ recipes!(
     "videomae-tiny",
     "maskfeat-vit-b-in1k",
     "maskfeat-tiny",
+    "maskfeat-mvit-s-k400",
+    "simmim-vit-b",
+    "simmim-swin-b",
+    "beit-vit-b-in1k",
+    "ibot-vit-s-in1k",
+    "convnextv2-base",
+    "omnimae-vit-b-image",
+    "omnimae-vit-b-ssv2",
+    "bootmae-vit-b",
+    "sdae-vit-b",
+    "splitmask-vit-b",
+    "mvd-vit-b-k400",
+    "vatt-base",
+    "violet-v2-pixels",
+    "violet-v2-hog",
+    "fastmim-vit-b",
+    "fastmim-swin-b",
+    "vjepa-vit-l",
+    "videomae-v2-vit-b",
 );
 
 /// The text of the recipe `name`.
@@ -51,6 +70,7 @@ pub fn recipe(name: &str, overrides: &[String]) -> Result<RecipeFile, RecipeErro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recipe::Stage;
 
     #[test]
     fn every_recipe_loads_and_survives_writing() {
@@ -63,11 +83,46 @@ mod tests {
         }
     }
 
+    /// Counts that the publications give, of the first mask and of what a target holds.
+    #[test]
+    fn data_recipes_have_the_published_counts() {
+        for (name, tokens, hidden, numbers) in [
+            ("simmim-vit-b", 196, 120, 768),
+            ("simmim-swin-b", 2304, 22 * 64, 48),
+            ("beit-vit-b-in1k", 196, 75, 0),
+            ("ibot-vit-s-in1k", 196, 98, 0),
+            ("convnextv2-base", 49, 30, 3072),
+            ("omnimae-vit-b-image", 196, 147, 768),
+            ("omnimae-vit-b-ssv2", 1568, 1411, 1536),
+            ("bootmae-vit-b", 196, 147, 768),
+            ("sdae-vit-b", 196, 147, 0),
+            ("splitmask-vit-b", 196, 98, 0),
+            ("mvd-vit-b-k400", 1568, 1408, 0),
+            ("vatt-base", 1568, 784, 0),
+            ("violet-v2-pixels", 196, 196, 3072),
+            ("violet-v2-hog", 196, 196, 1024),
+            ("fastmim-vit-b", 64, 48, 108),
+            ("fastmim-swin-b", 16, 12, 432),
+            ("vjepa-vit-l", 1568, 1567, 0),
+            ("videomae-v2-vit-b", 1568, 1408, 1536),
+            ("maskfeat-mvit-s-k400", 1568, 157 * 4, 108),
+        ] {
+            let file = recipe(name, &[]).unwrap_or_else(|e| panic!("{e}"));
+            let recipe = file.stage(Stage::Pretrain).unwrap_or_else(|e| panic!("{e}"));
+            let grid = recipe.grid();
+            let dim = recipe.target().dim(recipe.patch(), recipe.frames(), grid.t);
+            let got = (grid.len(), recipe.mask().most_masked(grid), dim);
+            assert_eq!(got, (tokens, hidden, numbers), "{name}");
+            let error = file.stage(Stage::Eval).expect_err("data alone").to_string();
+            assert!(error.contains("pretrain alone"), "{error}");
+        }
+    }
+
     #[test]
     fn overrides_change_one_key_and_are_checked() {
         let set = |item: &str| recipe("mae-vit-b", &[item.to_owned()]);
         let file = set("pretrain.batch_size=16").expect("valid");
-        assert_eq!(file.pretrain.batch_size, 16);
+        assert_eq!(file.pretrain.batch_size, Some(16));
         assert_eq!(file.finetune, recipe("mae-vit-b", &[]).expect("valid").finetune);
         for (item, says) in [
             ("pretrain.mask.ratio=1.5", "between 0 and 1"),

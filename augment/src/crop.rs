@@ -67,23 +67,59 @@ fn central_box(size: Size, ratio: [f64; 2]) -> Rect {
     Rect { x: (size.width - w) / 2, y: (size.height - h) / 2, width: w, height: h }
 }
 
+/// Width and height of the largest box of the aspect of `out`; the shorter side twice for a square.
+fn largest_sides(size: Size, out: Size) -> (f64, f64) {
+    let (w, h) = (f64::from(size.width), f64::from(size.height));
+    let aspect = f64::from(out.width) / f64::from(out.height);
+    if w > h * aspect { (h * aspect, h) } else { (w, w / aspect) }
+}
+
+/// Where the largest box lies along the side that it does not fill.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Along {
+    /// Anywhere, uniformly.
+    #[default]
+    Anywhere,
+    /// In the middle.
+    Middle,
+}
+
+/// The largest box of the aspect of `out`, its sides rounded: what bucketed loaders cut out.
+pub fn largest_crop(size: Size, out: Size, place: Along, rng: &mut SampleRng) -> Rect {
+    let (w, h) = largest_sides(size, out);
+    let side = |x: f64, most: u32| (x.round_ties_even() as u32).clamp(1, most);
+    let crop = Size::new(side(w, size.width), side(h, size.height));
+    match place {
+        Along::Anywhere => place_anywhere(size, crop, rng),
+        Along::Middle => {
+            let (x, y) = ((size.width - crop.width) / 2, (size.height - crop.height) / 2);
+            Rect { x, y, width: crop.width, height: crop.height }
+        }
+    }
+}
+
 /// VideoMAE's `GroupMultiScaleCrop`: (width, height) candidates in the reference's order. Sides
-/// less than 3 px from `out` snap to it; pairs are at most `max_distort` steps of `scales` apart.
+/// less than 3 px from those of `out` snap to them; pairs are at most `max_distort` steps of `scales`
+/// apart. Scales are of the largest box of the aspect of `out`, for a square of the shorter side.
 pub fn multi_scale_candidates(
     size: Size,
-    out: u32,
+    out: Size,
     scales: &[f64],
     max_distort: u32,
 ) -> Vec<(u32, u32)> {
-    let base = f64::from(size.short_side());
-    let snapped = |scale: &f64| {
-        let side = (base * scale) as u32;
-        if side.abs_diff(out) < 3 { out } else { side }
+    let (width, height) = largest_sides(size, out);
+    let snapped = |base: f64, out: u32| {
+        let side = move |scale: &f64| {
+            let side = (base * scale) as u32;
+            if side.abs_diff(out) < 3 { out } else { side }
+        };
+        scales.iter().map(side).collect::<Vec<u32>>()
     };
-    let sides: Vec<u32> = scales.iter().map(snapped).collect();
+    let (widths, heights) = (snapped(width, out.width), snapped(height, out.height));
     let mut pairs = Vec::new();
-    for (i, h) in sides.iter().enumerate() {
-        for (j, w) in sides.iter().enumerate() {
+    for (i, h) in heights.iter().enumerate() {
+        for (j, w) in widths.iter().enumerate() {
             if i.abs_diff(j) <= max_distort as usize {
                 pairs.push((*w, *h));
             }
@@ -131,7 +167,7 @@ pub enum Places {
 /// A snapped side larger than the picture is cut to it.
 pub fn multi_scale_crop(
     size: Size,
-    out: u32,
+    out: Size,
     scales: &[f64],
     max_distort: u32,
     places: Places,
@@ -254,8 +290,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn boxes_stay_inside(w in 1u32..700, h in 1u32..700, low in 0.01f64..1.0, seed: u64) {
-            let size = Size::new(w, h);
+        fn boxes_stay_inside(
+            w in 1u32..700, h in 1u32..700, tall in 1u32..400, low in 0.01f64..1.0, seed: u64,
+        ) {
+            let (size, out) = (Size::new(w, h), Size::new(224, tall));
             let ratio = [3.0 / 4.0, 4.0 / 3.0];
             let rect = random_resized_crop(size, [low, 1.0], ratio, &mut rng(seed));
             prop_assert!(rect.fits(size) && rect.width > 0 && rect.height > 0);
@@ -263,7 +301,7 @@ mod tests {
             prop_assert!(rect.fits(size) && rect.width > 0 && rect.height > 0);
             for places in [Places::Thirteen, Places::Five, Places::Anywhere] {
                 let scales = [1.0, 0.875, 0.75, 0.66];
-                let rect = multi_scale_crop(size, 224, &scales, 1, places, &mut rng(seed));
+                let rect = multi_scale_crop(size, out, &scales, 1, places, &mut rng(seed));
                 prop_assert!(rect.fits(size) && rect.width > 0 && rect.height > 0);
             }
         }
@@ -326,7 +364,12 @@ mod tests {
 
     #[test]
     fn candidates_are_ten_pairs_and_snap() {
-        let pairs = multi_scale_candidates(Size::new(340, 256), 224, &[1.0, 0.875, 0.75, 0.66], 1);
+        let pairs = multi_scale_candidates(
+            Size::new(340, 256),
+            Size::square(224),
+            &[1.0, 0.875, 0.75, 0.66],
+            1,
+        );
         assert_eq!(pairs.len(), 10);
         assert_eq!(pairs[0], (256, 256));
         assert_eq!(pairs[1], (224, 256));

@@ -34,6 +34,33 @@ pub enum Geometry {
     },
 }
 
+impl Geometry {
+    /// The same on a smaller encoding, where it enlarges nothing there: see
+    /// [`SamplePlan::at_level`].
+    fn at_level(self, stored: Size, level: Size, out: Size) -> Option<Self> {
+        let covers = |a: Size, b: Size| a.width >= b.width && a.height >= b.height;
+        match self {
+            Self::CropThenResize { region } => {
+                let (x, width) = scaled(region.x, region.width, stored.width, level.width);
+                let (y, height) = scaled(region.y, region.height, stored.height, level.height);
+                let region = Rect { x, y, width, height };
+                covers(region.size(), out).then_some(Self::CropThenResize { region })
+            }
+            Self::ResizeThenCrop { resized, .. } => covers(level, resized).then_some(self),
+        }
+    }
+}
+
+/// A run of `length` pixels from `start` of `from`, in the nearest whole pixels of `to`.
+fn scaled(start: u32, length: u32, from: u32, to: u32) -> (u32, u32) {
+    let at = |edge: u32| {
+        let (edge, from, to) = (u64::from(edge), u64::from(from.max(1)), u64::from(to));
+        ((2 * edge * to + from) / (2 * from)).min(to) as u32
+    };
+    let first = at(start);
+    (first, at(start.saturating_add(length)) - first)
+}
+
 /// One view of a row.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ViewPlan {
@@ -80,6 +107,22 @@ impl SamplePlan {
     /// Presentation indices of all frames it needs, ascending, no repeats.
     pub fn frames(&self) -> Vec<u32> {
         union_of_frames(std::slice::from_ref(self))
+    }
+
+    /// The same plan for a smaller encoding of the picture, of size `level` instead of `stored`;
+    /// `None` where that would not do for every view. A region cut out and then resized moves to the
+    /// nearest whole pixels of the level and must have at least as many of them in each axis as the
+    /// view; a picture resized as a whole must be at least as large in each axis as what it is
+    /// resized to. Views whose colours look at the whole source have no such plan: their
+    /// operations are in pixels of the source.
+    pub fn at_level(&self, stored: Size, level: Size) -> Option<Self> {
+        let view = |view: &ViewPlan| -> Option<ViewPlan> {
+            let on_source = view.colors.as_ref().is_some_and(|c| c.place == Place::Source);
+            let geometry = view.geometry.at_level(stored, level, view.out)?;
+            (!on_source).then(|| ViewPlan { geometry, ..view.clone() })
+        };
+        let views = self.views.iter().map(view).collect::<Option<_>>()?;
+        Some(Self { views, erase: self.erase.clone() })
     }
 }
 
@@ -248,7 +291,7 @@ fn plan_view(
             (Geometry::CropThenResize { region: Rect::full(source) }, false, None)
         }
         (Region::Own(rule), _) => (
-            plan_geometry(rule, &mut rng(Draw::Crop), source, crop_index),
+            plan_geometry((rule, spec.size), &mut rng(Draw::Crop), source, crop_index),
             rng(Draw::Flip).coin(spec.flip),
             spec.colors.as_ref().and_then(|colors| {
                 let ops = colors.draw(&mut rng(Draw::Color));
@@ -268,16 +311,25 @@ fn plan_view(
     }
 }
 
-fn plan_geometry(rule: &CropRule, rng: &mut SampleRng, source: Size, crop_index: u32) -> Geometry {
+/// A region by `rule` that is to become `out`.
+fn plan_geometry(
+    (rule, out): (&CropRule, Size),
+    rng: &mut SampleRng,
+    source: Size,
+    crop_index: u32,
+) -> Geometry {
     match rule {
         CropRule::RandomResized { scale, ratio, .. } => Geometry::CropThenResize {
-            region: crop::random_resized_crop(source, *scale, *ratio, rng),
+            region: crop::random_resized_crop(source, *scale, relative(*ratio, out), rng),
         },
         CropRule::RandomResizedOnce { scale, ratio, .. } => Geometry::CropThenResize {
-            region: crop::random_resized_crop_once(source, *scale, *ratio, rng),
+            region: crop::random_resized_crop_once(source, *scale, relative(*ratio, out), rng),
         },
-        CropRule::MultiScale { size, scales, max_distort, places } => {
-            let region = crop::multi_scale_crop(source, *size, scales, *max_distort, *places, rng);
+        CropRule::Largest { place, .. } => {
+            Geometry::CropThenResize { region: crop::largest_crop(source, out, *place, rng) }
+        }
+        CropRule::MultiScale { scales, max_distort, places, .. } => {
+            let region = crop::multi_scale_crop(source, out, scales, *max_distort, *places, rng);
             Geometry::CropThenResize { region }
         }
         CropRule::ShortSideJitter { size, min, max, inverse } => {
@@ -301,6 +353,12 @@ fn plan_geometry(rule: &CropRule, rng: &mut SampleRng, source: Size, crop_index:
             Geometry::ResizeThenCrop { resized, region }
         }
     }
+}
+
+/// Ratios over the aspect of `out` as aspects.
+fn relative(ratio: [f64; 2], out: Size) -> [f64; 2] {
+    let aspect = f64::from(out.width) / f64::from(out.height);
+    ratio.map(|ratio| ratio * aspect)
 }
 
 impl Scratch {

@@ -4,6 +4,7 @@
 //! resolves and checks one of its stages into a [`Recipe`], after which nothing asks "was it set?".
 
 mod augment;
+mod bucket;
 mod check;
 mod checked;
 mod clip_rule;
@@ -16,6 +17,7 @@ mod target;
 mod view;
 
 pub use augment::{AugmentFile, ColorSpec, Place};
+pub use bucket::{Buckets, BucketsFile, Unknown};
 pub use checked::Recipe;
 pub use clip_rule::ClipRule;
 pub use crop_rule::CropRule;

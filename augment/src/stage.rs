@@ -175,8 +175,16 @@ impl HostStage {
         out
     }
 
-    /// As [`Self::floats`], in the memory that `out` has.
-    pub fn floats_into(&self, batch: BatchRef<'_>, out: &mut HostTensors) {
+    /// The sizes, masks, labels and sample numbers of `batch` without its floats: `pixels`, `targets`
+    /// and further views stay empty.
+    pub fn lists_into(&self, batch: BatchRef<'_>, out: &mut HostTensors) {
+        self.sizes_and_mask(batch, out);
+        out.pixels.clear();
+        out.targets.clear();
+        out.views.clear();
+    }
+
+    fn sizes_and_mask(&self, batch: BatchRef<'_>, out: &mut HostTensors) {
         let view = &batch.layout().views[0];
         out.rows = batch.rows();
         out.frames = view.frames as usize;
@@ -187,6 +195,12 @@ impl HostStage {
         out.target_dim = self.target_dim(view.frames, view.grid.t);
         out.mixed = None;
         out.set_mask(batch.mask(0), self.passes);
+    }
+
+    /// As [`Self::floats`], in the memory that `out` has.
+    pub fn floats_into(&self, batch: BatchRef<'_>, out: &mut HostTensors) {
+        self.sizes_and_mask(batch, out);
+        let view = &batch.layout().views[0];
         let maker = self.maker(batch);
         self.first_view(batch, &maker, out);
         out.views.resize_with(self.others.len(), ViewTensors::default);

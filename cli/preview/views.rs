@@ -1,47 +1,28 @@
 //! The views of a row after the first, and what erasing leaves.
 
-use image::{Rgb, RgbImage, imageops};
+use image::{Rgb, RgbImage};
+use tubelet_augment::HostTensors;
 use tubelet_augment::normalise::Normalise;
 use tubelet_augment::plan::{Geometry, SamplePlan};
-use tubelet_augment::{HostTensors, Recipe};
 use tubelet_core::layout::ViewLayout;
 use tubelet_core::{BatchRef, Rect, Size};
 
-use super::{GAP, HIDDEN, PAPER, fit};
+use super::panels::HIDDEN;
 
 /// Colours of the views' regions on the original.
-const INKS: [[u8; 3]; 4] = [[255, 64, 0], [0, 114, 255], [0, 160, 60], [200, 0, 200]];
-
-/// All further views of the only row of `batch`: a line of pictures, or a line a view for clips.
-/// `None` where there are none.
-pub(super) fn strip(batch: BatchRef<'_>, shown: &[usize], cell: Size) -> Option<RgbImage> {
-    let views = &batch.layout().views;
-    if views.len() < 2 {
-        return None;
-    }
-    let (from, clips) = (1, views[0].frames > 1);
-    let lines: Vec<Vec<RgbImage>> = if clips {
-        let line = |n: usize| shown.iter().map(|t| frame(batch, n, *t)).collect();
-        (from..views.len()).map(line).collect()
-    } else {
-        vec![(from..views.len()).map(|n| frame(batch, n, 0)).collect()]
-    };
-    let columns = lines.iter().map(Vec::len).max().unwrap_or(0) as u32;
-    let width = columns * (cell.width + GAP) + GAP;
-    let height = lines.len() as u32 * (cell.height + GAP) + GAP;
-    let mut out = RgbImage::from_pixel(width, height, PAPER);
-    for (y, line) in lines.iter().enumerate() {
-        for (x, picture) in line.iter().enumerate() {
-            let left = GAP + x as u32 * (cell.width + GAP);
-            let top = y as u32 * (cell.height + GAP);
-            imageops::replace(&mut out, &fit(picture, cell), left.into(), top.into());
-        }
-    }
-    Some(out)
-}
+const INKS: [[u8; 3]; 8] = [
+    [255, 64, 0],
+    [0, 114, 255],
+    [0, 160, 60],
+    [200, 0, 200],
+    [230, 170, 0],
+    [0, 180, 190],
+    [140, 90, 50],
+    [110, 60, 220],
+];
 
 /// Frame `t` of view `n`, its hidden tokens half grey.
-fn frame(batch: BatchRef<'_>, n: usize, t: usize) -> RgbImage {
+pub(super) fn frame(batch: BatchRef<'_>, n: usize, t: usize) -> RgbImage {
     let layout = &batch.layout().views[n];
     let bytes = layout.size.area() * 3;
     let pixels = batch.pixels(n)[t * bytes..(t + 1) * bytes].to_vec();
@@ -79,19 +60,33 @@ pub(super) fn float_frame(tensors: &HostTensors, normalise: Normalise, t: usize)
     })
 }
 
-/// Draws the region of every view that has one of its own on the original.
-pub(super) fn outline(out: &mut RgbImage, plan: &SamplePlan, source: Size) {
-    let width = (source.short_side() / 100).max(1);
-    let mut drawn: Vec<Rect> = Vec::new();
+/// The different regions of the views in pixels of the source, and which of them each view has.
+pub(super) fn regions(plan: &SamplePlan, source: Size) -> (Vec<Rect>, Vec<usize>) {
+    let (mut all, mut of): (Vec<Rect>, Vec<usize>) = (Vec::new(), Vec::new());
     for view in &plan.views {
         let region = match view.geometry {
             Geometry::CropThenResize { region } => region,
             Geometry::ResizeThenCrop { resized, region } => scaled(region, resized, source),
         };
-        if !drawn.contains(&region) {
-            frame_region(out, region, width, INKS[drawn.len().min(INKS.len() - 1)]);
-            drawn.push(region);
+        let known = all.iter().position(|r| *r == region);
+        of.push(known.unwrap_or(all.len()));
+        if known.is_none() {
+            all.push(region);
         }
+    }
+    (all, of)
+}
+
+/// The colour of region `n`.
+pub(super) fn ink(n: usize) -> [u8; 3] {
+    INKS[n % INKS.len()]
+}
+
+/// Draws regions on the original.
+pub(super) fn outline(out: &mut RgbImage, regions: &[Rect], source: Size) {
+    let width = (source.short_side() / 75).max(2);
+    for (n, region) in regions.iter().enumerate() {
+        frame_region(out, *region, width, ink(n));
     }
 }
 
@@ -120,19 +115,5 @@ fn frame_region(out: &mut RgbImage, region: Rect, width: u32, ink: [u8; 3]) {
                 out.put_pixel(x, y, Rgb(ink));
             }
         }
-    }
-}
-
-/// What the rows of a strip are.
-pub(super) fn legend(recipe: &Recipe) -> &'static str {
-    let several = recipe.views().count() > 1;
-    match (recipe.stage(), several) {
-        (tubelet_augment::Stage::Pretrain, false) => {
-            "frames as cropped, hidden tokens grey, targets of the hidden tokens"
-        }
-        (tubelet_augment::Stage::Pretrain, true) => {
-            "frames as cropped, hidden tokens grey, targets of the hidden tokens, further views"
-        }
-        _ => "frames as cropped and coloured, the same after erasing",
     }
 }

@@ -1,7 +1,7 @@
 //! Media facts found once: frame counts, sizes, key frames, stored as a Parquet table beside the
 //! data set.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,9 @@ use arrow_schema::{DataType, Field, Schema};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tubelet_core::MediaInfo;
+use xxhash_rust::xxh3::xxh3_64;
 
+use crate::compact::{Facts, Names};
 use crate::decode::decoder;
 use crate::error::{DecodeError, FormatError, FormatErrorKind};
 use crate::facts::guarded;
@@ -30,10 +32,15 @@ struct Line {
 }
 
 /// Media facts of a data set.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Index {
-    lines: Vec<Line>,
-    places: HashMap<String, usize>,
+    names: Names,
+    stamps: Vec<(u64, u64)>,
+    facts: Facts,
+    /// Why facts are not known, by number.
+    errors: BTreeMap<u32, String>,
+    /// Hashes of the names with their numbers, ascending.
+    places: Vec<(u64, u32)>,
 }
 
 impl Index {
@@ -55,29 +62,37 @@ impl Index {
                 Line { name: record.name, bytes, mtime, facts: facts.map(Arc::new) }
             }
         });
-        Self::from_lines(lines)
+        let mut index = Self::default();
+        index.extend(lines);
+        index.finished()
     }
 
     /// Number of samples.
     pub fn len(&self) -> usize {
-        self.lines.len()
+        self.names.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.lines.is_empty()
+        self.len() == 0
     }
 
     /// Samples that cannot be used, and why.
     pub fn broken(&self) -> Vec<(String, String)> {
-        let broken = |l: &Line| Some((l.name.clone(), l.facts.as_ref().err()?.clone()));
-        self.lines.iter().filter_map(broken).collect()
+        let broken = |(n, why): (&u32, &String)| (self.names.get(*n as usize), why.clone());
+        self.errors.iter().map(broken).collect()
     }
 
     /// The facts of the sample `name` if what it is read from is unchanged since.
     pub fn find(&self, name: &str, span: &Span) -> Option<Arc<MediaInfo>> {
-        let line = &self.lines[*self.places.get(name)?];
-        (stamp_of(span) == (line.bytes, line.mtime)).then(|| line.facts.as_ref().ok().cloned())?
+        let hash = xxh3_64(name.as_bytes());
+        let first = self.places.partition_point(|(other, _)| *other < hash);
+        let same = self.places.get(first..)?.iter().take_while(|(other, _)| *other == hash);
+        let numbers = same.map(|(_, n)| *n as usize);
+        // Of several lines about one name, the last holds.
+        let number = numbers.filter(|n| self.names.get(*n) == name).last()?;
+        let known = self.stamps.get(number).is_some_and(|stamp| *stamp == stamp_of(span));
+        if known { self.facts.get(number) } else { None }
     }
 
     /// Where [`crate::open`] finds the index of `split`: in the data set's `.tubelet` folder, or in
@@ -97,19 +112,17 @@ impl Index {
             std::fs::create_dir_all(folder).map_err(io)?;
         }
         let schema = Arc::new(schema());
-        let facts = |l: &Line| match &l.facts {
-            Ok(info) => serde_json::to_string(info.as_ref()).ok(),
-            Err(_) => None,
-        };
-        let lines = self.lines.iter();
+        let facts = |n: usize| serde_json::to_string(self.facts.get(n)?.as_ref()).ok();
+        let why = |n: usize| self.errors.get(&(n as u32)).map(String::as_str);
+        let all = || 0..self.len();
         let batch = RecordBatch::try_new(
             Arc::clone(&schema),
             vec![
-                Arc::new(StringArray::from_iter_values(lines.clone().map(|l| &l.name))),
-                Arc::new(UInt64Array::from_iter_values(lines.clone().map(|l| l.bytes))),
-                Arc::new(UInt64Array::from_iter_values(lines.clone().map(|l| l.mtime))),
-                Arc::new(lines.clone().map(facts).collect::<StringArray>()),
-                Arc::new(lines.map(|l| l.facts.as_ref().err().cloned()).collect::<StringArray>()),
+                Arc::new(StringArray::from_iter_values(all().map(|n| self.names.get(n)))),
+                Arc::new(UInt64Array::from_iter_values(self.stamps.iter().map(|s| s.0))),
+                Arc::new(UInt64Array::from_iter_values(self.stamps.iter().map(|s| s.1))),
+                Arc::new(all().map(facts).collect::<StringArray>()),
+                Arc::new(all().map(why).collect::<StringArray>()),
             ],
         )
         .map_err(|e| wrong(e.to_string()))?;
@@ -127,26 +140,42 @@ impl Index {
     /// # Errors
     /// When the file is no index.
     pub fn read(path: &Path) -> Result<Self, FormatError> {
-        guarded(path, || Self::read_lines(path).map(Self::from_lines))
+        guarded(path, || Self::read_lines(path).map(Self::finished))
     }
 
-    fn read_lines(path: &Path) -> Result<Vec<Line>, FormatError> {
+    fn read_lines(path: &Path) -> Result<Self, FormatError> {
         let wrong = |e: String| FormatError::new(path, FormatErrorKind::Parquet(e));
         let file = File::open(path).map_err(|e| FormatError::new(path, FormatErrorKind::Io(e)))?;
         let reader = ParquetRecordBatchReaderBuilder::try_new(file)
             .and_then(ParquetRecordBatchReaderBuilder::build)
             .map_err(|e| wrong(e.to_string()))?;
-        let mut lines = Vec::new();
+        let mut index = Self::default();
         for batch in reader {
             let batch = batch.map_err(|e| wrong(e.to_string()))?;
-            lines.extend(lines_of(&batch).ok_or_else(|| wrong("not an index".to_owned()))?);
+            index.extend(lines_of(&batch).ok_or_else(|| wrong("not an index".to_owned()))?);
         }
-        Ok(lines)
+        Ok(index)
     }
 
-    fn from_lines(lines: Vec<Line>) -> Self {
-        let places = lines.iter().enumerate().map(|(n, l)| (l.name.clone(), n)).collect();
-        Self { lines, places }
+    fn extend(&mut self, lines: Vec<Line>) {
+        for line in lines {
+            if let Err(why) = &line.facts {
+                self.errors.insert(self.len() as u32, why.clone());
+            }
+            self.names.push(&line.name);
+            self.stamps.push((line.bytes, line.mtime));
+            self.facts.push(line.facts.ok().as_deref());
+        }
+    }
+
+    /// The same, to be looked into.
+    fn finished(mut self) -> Self {
+        let hash = |n: usize| (xxh3_64(self.names.get(n).as_bytes()), n as u32);
+        self.places = (0..self.len()).map(hash).collect();
+        self.places.sort_unstable();
+        self.names.shrink();
+        self.facts.shrink();
+        self
     }
 }
 
@@ -238,7 +267,7 @@ pub(crate) fn side_path(root: &Path, name: &str) -> PathBuf {
 
 /// Where things found out about `url` are kept in `folder` under `name`.
 pub(crate) fn table_of_url(folder: &Path, url: &str, name: &str) -> PathBuf {
-    let hash = xxhash_rust::xxh3::xxh3_64(url.as_bytes());
+    let hash = xxh3_64(url.as_bytes());
     folder.join(format!("{hash:016x}-{name}"))
 }
 

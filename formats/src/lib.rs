@@ -17,6 +17,7 @@
 //! | [`transcode`] | pictures and videos made cheap to decode |
 //! | [`encode`] | media for tests and demonstrations |
 
+mod compact;
 pub mod convert;
 pub mod dataset;
 pub mod decode;
@@ -25,6 +26,8 @@ pub mod encode;
 pub mod error;
 mod facts;
 mod frames;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod index;
 #[cfg(feature = "video")]
 mod mux;

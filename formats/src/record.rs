@@ -82,6 +82,34 @@ pub trait ShardReader: Send + Sync {
     /// Class names in label order; empty where the data set has none.
     fn classes(&self) -> &[String];
 
+    /// Whether samples are cheap to read only in ascending order, as those of archives are that were
+    /// compressed as a whole.
+    fn in_order(&self) -> bool {
+        false
+    }
+
+    /// Shorter sides in pixels of the further, smaller encodings that pictures have here, ascending;
+    /// empty where there are none.
+    fn level_sides(&self) -> &[u32] {
+        &[]
+    }
+
+    /// The encoded bytes of the smaller encoding of `record` whose shorter side is `side`, as
+    /// [`Self::read`] gives them; its size is [`crate::transcode::level_size`]. `None` where the
+    /// picture has no such encoding, being no larger itself.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn read_level<'a>(
+        &'a self,
+        record: &Record,
+        side: u32,
+        buf: &'a mut Vec<u8>,
+    ) -> Result<Option<&'a [u8]>, FormatError> {
+        let _ = (record, side, buf);
+        Ok(None)
+    }
+
     /// What the annotations list but the disk lacks, by name.
     fn missing(&self) -> &[String] {
         &[]

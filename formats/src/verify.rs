@@ -17,6 +17,7 @@ use crate::record::{Decoder, FrameRequest, ShardReader};
 use crate::shard::parquet::shard_files;
 use crate::shard::{OpenOptions, ParquetReader};
 use crate::store::{Location, StoreOptions, locate};
+use crate::transcode::level_size;
 
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -229,10 +230,23 @@ fn check_row(
     if !decode {
         return Ok(());
     }
-    let info = match record.info {
+    let info = match &record.info {
         Some(info) => info.as_ref().clone(),
         None => decoder.probe(bytes).map_err(|e| e.to_string())?,
     };
+    for side in reader.level_sides() {
+        let wrong = |what: String| format!("level {side}: {what}");
+        let level = reader.read_level(&record, *side, buf).map_err(|e| wrong(e.to_string()))?;
+        let Some(level) = level else { continue };
+        let found = decoder.probe(level).map_err(|e| wrong(e.to_string()))?;
+        let wanted = level_size(info.size, *side);
+        if found.size != wanted {
+            return Err(wrong(format!("{} pixels, not {wanted}", found.size)));
+        }
+        let want = FrameRequest { frames: vec![0], region: None, planes: false };
+        decoder.decode(level, &found, &want, clip).map_err(|e| wrong(e.to_string()))?;
+    }
+    let bytes = reader.read(&record, buf).map_err(|e| e.kind.to_string())?;
     let mut frames = vec![0, info.frames.saturating_sub(1)];
     frames.dedup();
     let want = FrameRequest { frames, region: None, planes: false };

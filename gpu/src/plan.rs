@@ -119,6 +119,7 @@ impl StagePlan {
         let refused = [
             ("further views of a row", recipe.views().count() - 1),
             ("phases", recipe.phases().len()),
+            ("aspect-ratio buckets", recipe.buckets().map_or(0, |all| all.shapes.len())),
             ("further passes of the mask", recipe.mask().passes()),
             ("random erasing", usize::from(recipe.erase().is_some())),
             ("mixup or CutMix", usize::from(recipe.mix().is_some())),

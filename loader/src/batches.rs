@@ -10,28 +10,13 @@ use tubelet_augment::Recipe;
 use tubelet_core::{BatchKey, BatchLayout, HostMemory};
 use tubelet_formats::ShardReader;
 
+use crate::buckets::{BucketReport, Buckets};
 use crate::error::LoaderError;
-use crate::order::{Cursor, Permutation};
+use crate::order::Cursor;
+use crate::schedule::{Order, Planned, Schedule, samples_per_batch};
 use crate::slot::{Batch, Filling, SlotMemory, SlotRows};
 use crate::stats::{Counters, Stats, Timer};
 use crate::worker::{self, Shared, Ticket};
-
-/// Which samples, in which order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// A new random order each epoch, for ever; the incomplete batch at an epoch's end is left out.
-    Shuffled,
-    /// Every sample once, by number; the last batch may have fewer rows.
-    Sequential,
-    /// These samples once, in this order, as they are drawn in epoch `epoch` of training; the last
-    /// batch may have fewer rows.
-    Listed {
-        /// Sample numbers.
-        samples: Vec<u64>,
-        /// Epoch whose draws are used.
-        epoch: u32,
-    },
-}
 
 /// What happens when a sample cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -87,6 +72,7 @@ impl Default for LoaderConfig {
 pub struct Loader {
     shared: Arc<Shared>,
     config: LoaderConfig,
+    schedule: Schedule,
     layout: Arc<BatchLayout>,
     slots: Vec<SlotMemory>,
 }
@@ -103,6 +89,9 @@ impl Loader {
         config: LoaderConfig,
     ) -> Result<Self, LoaderError> {
         check(shards.as_ref(), &recipe, &config)?;
+        let buckets = Buckets::new(shards.as_ref(), &recipe)?;
+        let schedule = schedule(shards.as_ref(), &recipe, &config, buckets.clone());
+        check_buckets(&schedule)?;
         // Slots hold the largest shape, so that no later phase allocates.
         let layout_of = |shape: &Recipe| shape.rows_layout(shape.batch_size() / config.world);
         let bytes = recipe.shapes().map(|shape| layout_of(shape).bytes).max().unwrap_or(0);
@@ -113,14 +102,16 @@ impl Loader {
         let shared = Shared {
             shards,
             recipe,
+            buckets,
             seed: config.seed,
             on_error: config.on_error,
             counters: Counters::default(),
         };
-        Ok(Self { shared: Arc::new(shared), config, layout, slots })
+        Ok(Self { shared: Arc::new(shared), config, schedule, layout, slots })
     }
 
-    /// The bytes of the first batch of this process; of every batch where the recipe has no phases.
+    /// The bytes of the first batch of this process; of every batch where the recipe has
+    /// neither phases nor buckets.
     pub fn layout(&self) -> &BatchLayout {
         &self.layout
     }
@@ -128,26 +119,17 @@ impl Loader {
     /// Batches of the first epoch (of the one pass, where the order ends); of every epoch where the
     /// recipe has no phases.
     pub fn batches_per_epoch(&self) -> u64 {
-        self.schedule().batches_in(0)
+        self.schedule.batches_in(0)
     }
 
     /// Batches of epoch `epoch`.
     pub fn batches_in(&self, epoch: u32) -> u64 {
-        self.schedule().batches_in(epoch)
+        self.schedule.batches_in(epoch)
     }
 
-    fn schedule(&self) -> Schedule {
-        let (len, epoch) = match &self.config.order {
-            Order::Listed { samples, epoch } => (samples.len() as u64, *epoch),
-            _ => (self.shared.shards.len() as u64, 0),
-        };
-        Schedule {
-            order: self.config.order.clone(),
-            seed: self.config.seed,
-            len,
-            recipe: Arc::clone(&self.shared.recipe),
-            listed_epoch: epoch,
-        }
+    /// What becomes of each aspect-ratio bucket; empty where the recipe has none.
+    pub fn buckets(&self) -> Vec<BucketReport> {
+        self.schedule.bucket_reports()
     }
 
     /// Starts the threads and iterates from `from`, which is [`Cursor::default`] for a new run or a
@@ -156,7 +138,7 @@ impl Loader {
     /// # Errors
     /// When a thread cannot be started.
     pub fn batches(self, from: Cursor) -> Result<Batches, LoaderError> {
-        let schedule = self.schedule();
+        let (schedule, buckets) = (self.schedule.clone(), self.buckets());
         let config = &self.config;
         let (free_tx, free_rx) = unbounded();
         for slot in self.slots {
@@ -185,6 +167,7 @@ impl Loader {
         Ok(Batches {
             shared: self.shared,
             workers: config.workers,
+            buckets,
             free: free_tx,
             done: done_rx,
             waiting: BTreeMap::new(),
@@ -222,6 +205,8 @@ fn check(
     }
     let per_batch = recipe.shapes().map(samples_per_batch).max().unwrap_or(1);
     match &config.order {
+        // With buckets it depends on what is in each.
+        Order::Shuffled if recipe.buckets().is_some() => Ok(()),
         Order::Shuffled if samples < per_batch => refuse(format!(
             "the data set has {samples} samples, fewer than the {per_batch} of one batch; set a smaller batch_size"
         )),
@@ -235,12 +220,61 @@ fn check(
     }
 }
 
+/// The batches of `config.order`.
+fn schedule(
+    shards: &dyn ShardReader,
+    recipe: &Arc<Recipe>,
+    config: &LoaderConfig,
+    buckets: Option<Arc<Buckets>>,
+) -> Schedule {
+    let (len, listed_epoch) = match &config.order {
+        Order::Listed { samples, epoch } => (samples.len() as u64, *epoch),
+        _ => (shards.len() as u64, 0),
+    };
+    let (order, recipe) = (config.order.clone(), Arc::clone(recipe));
+    Schedule { order, seed: config.seed, len, recipe, listed_epoch, buckets }
+}
+
+/// Says which buckets give no batch; refuses a data set of which none gives one.
+fn check_buckets(schedule: &Schedule) -> Result<(), LoaderError> {
+    let reports = schedule.bucket_reports();
+    for bucket in reports.iter().filter(|bucket| bucket.left_out > 0) {
+        let BucketReport { size, rows, samples, batches, left_out, .. } = bucket;
+        let (height, width) = (size.height, size.width);
+        if *batches == 0 {
+            tracing::warn!(
+                "bucket {height}x{width}: its {samples} samples do not fill a batch of {rows} rows \
+                 and are never used"
+            );
+        } else {
+            tracing::info!(
+                "bucket {height}x{width}: {samples} samples, {left_out} of them left out an epoch"
+            );
+        }
+    }
+    if schedule.buckets.is_some() && reports.iter().all(|bucket| bucket.batches == 0) {
+        let text: Vec<String> = reports
+            .iter()
+            .map(|b| {
+                format!("{} of {}x{} for {} rows", b.samples, b.size.height, b.size.width, b.rows)
+            })
+            .collect();
+        return Err(LoaderError::Config(format!(
+            "no bucket has enough samples for a batch: {}; set a smaller batch_size or token_budget",
+            text.join(", ")
+        )));
+    }
+    Ok(())
+}
+
 /// Refuses a shape whose batches cannot be shared by `world` ranks.
 fn check_shape(shape: &Recipe, world: u32) -> Result<(), String> {
     let (batch, repeats) = (shape.batch_size(), u32::from(shape.repeats()));
     if batch % (world * repeats) != 0 {
         return Err(format!(
-            "batch_size {batch} cannot be shared by {world} ranks with {repeats} rows a sample"
+            "a batch of {batch} rows cannot be shared by {world} ranks with {repeats} rows a sample: \
+             set batch_size, or batch_multiple beside token_budget, to a multiple of {}",
+            world * repeats
         ));
     }
     match shape.mix() {
@@ -255,126 +289,8 @@ fn check_shape(shape: &Recipe, world: u32) -> Result<(), String> {
     }
 }
 
-fn samples_per_batch(shape: &Recipe) -> u64 {
-    u64::from(shape.batch_size()) / u64::from(shape.repeats())
-}
-
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LoaderError> {
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(LoaderError::Thread)
-}
-
-/// Which samples make up which batch: no thread, no memory, only arithmetic.
-#[derive(Clone, Debug)]
-struct Schedule {
-    order: Order,
-    seed: u64,
-    len: u64,
-    recipe: Arc<Recipe>,
-    listed_epoch: u32,
-}
-
-/// One batch over all ranks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Planned {
-    /// Where its samples start.
-    start: Cursor,
-    /// Number of its samples.
-    count: u64,
-    /// Samples that its shape has room for.
-    room: u64,
-    /// Its number in the epoch.
-    number: u64,
-    /// Where the next batch starts.
-    after: Cursor,
-}
-
-impl Schedule {
-    /// Samples of the batches of an epoch, one full turn of its shapes.
-    fn turn(&self, epoch: u32) -> Vec<u64> {
-        let epoch = self.drawn_epoch(epoch);
-        let shapes = self.recipe.phases().iter().rev().find(|phase| phase.from <= epoch);
-        match shapes {
-            None => vec![samples_per_batch(&self.recipe)],
-            Some(phase) => phase.shapes.iter().map(|shape| samples_per_batch(shape)).collect(),
-        }
-    }
-
-    /// The epoch whose draws a sample of `epoch` has.
-    fn drawn_epoch(&self, epoch: u32) -> u32 {
-        if let Order::Listed { .. } = self.order { self.listed_epoch } else { epoch }
-    }
-
-    fn batches_in(&self, epoch: u32) -> u64 {
-        let turn = self.turn(epoch);
-        let all: u64 = turn.iter().sum();
-        let (mut left, mut batches) = (self.len % all, self.len / all * turn.len() as u64);
-        for count in turn {
-            if left < count {
-                let partial = left > 0 && self.order != Order::Shuffled;
-                return batches + u64::from(partial);
-            }
-            left -= count;
-            batches += 1;
-        }
-        batches
-    }
-
-    /// Number of the batch that starts at `cursor`, and its room.
-    fn number_at(&self, cursor: Cursor) -> (u64, u64) {
-        let turn = self.turn(cursor.epoch);
-        let all: u64 = turn.iter().sum();
-        let (mut left, mut number) =
-            (cursor.position % all, cursor.position / all * turn.len() as u64);
-        for count in &turn {
-            if left < *count {
-                return (number, *count);
-            }
-            left -= count;
-            number += 1;
-        }
-        (number, turn[0])
-    }
-
-    /// The batch at `cursor`; `None` when the order has ended.
-    fn batch_at(&self, cursor: Cursor) -> Option<Planned> {
-        let (number, room) = self.number_at(cursor);
-        let left = self.len.saturating_sub(cursor.position);
-        if let Order::Shuffled = self.order {
-            if left < room {
-                // Room for a batch of every shape was checked: this goes down once.
-                return self.batch_at(Cursor { epoch: cursor.epoch + 1, position: 0 });
-            }
-            let mut after = Cursor { position: cursor.position + room, ..cursor };
-            if self.len - after.position < self.number_at(after).1 {
-                after = Cursor { epoch: cursor.epoch + 1, position: 0 };
-            }
-            return Some(Planned { start: cursor, count: room, room, number, after });
-        }
-        let count = left.min(room);
-        let after = Cursor { position: cursor.position + count, ..cursor };
-        (count > 0 && cursor.epoch == 0).then_some(Planned {
-            start: cursor,
-            count,
-            room,
-            number,
-            after,
-        })
-    }
-
-    /// Numbers of the samples `from..from + count` of the epoch and the epoch they are drawn in.
-    fn samples(&self, epoch: u32, from: u64, count: u64) -> (u32, Vec<u64>) {
-        let range = from..from + count;
-        match &self.order {
-            Order::Shuffled => {
-                let order = Permutation::new(self.len, self.seed, epoch);
-                (epoch, range.map(|position| order.at(position)).collect())
-            }
-            Order::Sequential => (epoch, range.collect()),
-            Order::Listed { samples, .. } => {
-                (self.listed_epoch, samples[range.start as usize..range.end as usize].to_vec())
-            }
-        }
-    }
 }
 
 /// The thread that reserves rows: taking a free slot is the back-pressure.
@@ -391,18 +307,14 @@ struct Dispatcher {
 
 impl Dispatcher {
     fn run(&self, from: Cursor) {
-        let mut cursor = from;
-        let mut sequence = 0;
-        while let Some(planned) = self.schedule.batch_at(cursor) {
+        for (sequence, planned) in (0..).zip(self.schedule.walk(from)) {
             let Some(memory) = self.shared.counters.time(Timer::SlotWait, || self.free_slot())
             else {
                 return;
             };
-            if self.fill(memory, sequence, planned).is_none() {
+            if self.fill(memory, sequence, &planned).is_none() {
                 return;
             }
-            sequence += 1;
-            cursor = planned.after;
         }
     }
 
@@ -415,14 +327,16 @@ impl Dispatcher {
     }
 
     /// Queues this rank's part of one batch; `None` when the loader is being dropped.
-    fn fill(&self, memory: SlotMemory, sequence: u64, planned: Planned) -> Option<()> {
-        let Planned { start, count, room, number, after } = planned;
+    fn fill(&self, memory: SlotMemory, sequence: u64, planned: &Planned) -> Option<()> {
+        let Planned { start, count, room, number, after, .. } = *planned;
+        let bucket = planned.bucket.as_ref().map(|(bucket, _)| *bucket);
         // Equal parts of a full batch; of a partial last batch whatever falls into this part.
         let part = room / self.world;
         let first = (self.rank * part).min(count);
         let mine = part.min(count - first);
-        let (epoch, samples) = self.schedule.samples(start.epoch, start.position + first, mine);
-        let shape = self.schedule.recipe.shape(epoch, number);
+        let epoch = self.schedule.drawn_epoch(start.epoch);
+        let samples = self.schedule.samples(planned, first, mine);
+        let shape = self.schedule.recipe.shape_of(epoch, number, bucket);
         let repeats = usize::from(shape.repeats());
         let key = BatchKey {
             seed: self.schedule.seed,
@@ -436,6 +350,7 @@ impl Dispatcher {
             sequence,
             rows: samples.len() * repeats,
             key,
+            bucket,
             after,
             pending: AtomicUsize::new(samples.len()),
             failure: Mutex::new(None),
@@ -449,7 +364,7 @@ impl Dispatcher {
             .map(|(n, sample)| {
                 let done = self.done.clone();
                 let rows = SlotRows::new(Arc::clone(&filling), n * repeats, repeats, done);
-                Ticket { sample, epoch, number, rows }
+                Ticket { sample, epoch, number, bucket, rows }
             })
             .collect();
         for ticket in tickets {
@@ -466,6 +381,7 @@ impl Dispatcher {
 pub struct Batches {
     shared: Arc<Shared>,
     workers: usize,
+    buckets: Vec<BucketReport>,
     free: Sender<SlotMemory>,
     done: Receiver<Arc<Filling>>,
     /// Full slots whose turn has not come.
@@ -479,7 +395,8 @@ pub struct Batches {
 impl Batches {
     /// What the loader did so far.
     pub fn stats(&self) -> Stats {
-        self.shared.counters.snapshot(self.workers)
+        let stats = self.shared.counters.snapshot(self.workers);
+        Stats { buckets: self.buckets.clone(), ..stats }
     }
 
     /// Waits until batch `self.next` is full; `None` when no more will come.
@@ -529,6 +446,3 @@ impl Drop for Batches {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -9,15 +9,19 @@
 //! [`batches`] hands out full slots in order. [`stats`] times every stage and every queue.
 
 pub mod batches;
+pub mod buckets;
 pub mod error;
 pub mod order;
+pub mod schedule;
 pub mod slot;
 pub mod stats;
 mod worker;
 
-pub use batches::{Batches, Loader, LoaderConfig, OnError, Order};
+pub use batches::{Batches, Loader, LoaderConfig, OnError};
+pub use buckets::BucketReport;
 pub use error::{LoaderError, SampleError, SampleErrorKind};
 pub use order::Cursor;
+pub use schedule::Order;
 pub use slot::Batch;
 pub use stats::{Drop, Stats};
 pub use tubelet_augment::{HostStage, HostTensors, Recipe, RecipeFile, Stage};

@@ -22,6 +22,7 @@ pub(crate) struct Filling {
     pub(crate) sequence: u64,
     pub(crate) rows: usize,
     pub(crate) key: BatchKey,
+    pub(crate) bucket: Option<usize>,
     pub(crate) after: Cursor,
     /// Row groups not yet committed or dropped.
     pub(crate) pending: AtomicUsize,
@@ -115,6 +116,11 @@ impl Batch {
     /// Epoch its samples belong to.
     pub fn epoch(&self) -> u32 {
         self.filling.key.epoch
+    }
+
+    /// Its aspect-ratio bucket, where the recipe has any.
+    pub fn bucket(&self) -> Option<usize> {
+        self.filling.bucket
     }
 
     /// Where to go on after this batch.

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::buckets::BucketReport;
+
 /// Something that takes time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Timer {
@@ -34,6 +36,7 @@ pub(crate) struct Counters {
     pub(crate) bytes: AtomicU64,
     pub(crate) wanted: AtomicU64,
     pub(crate) frames: AtomicU64,
+    pub(crate) levels: AtomicU64,
     pub(crate) dropped: AtomicU64,
     drops: Mutex<BTreeMap<u64, Drop>>,
 }
@@ -73,6 +76,7 @@ impl Counters {
             bytes: load(&self.bytes),
             wanted_frames: load(&self.wanted),
             decoded_frames: load(&self.frames),
+            level_samples: load(&self.levels),
             read_s: seconds(Timer::Read),
             probe_s: seconds(Timer::Probe),
             plan_s: seconds(Timer::Plan),
@@ -89,6 +93,7 @@ impl Counters {
                 .values()
                 .cloned()
                 .collect(),
+            buckets: Vec::new(),
         }
     }
 }
@@ -121,6 +126,8 @@ pub struct Stats {
     pub wanted_frames: u64,
     /// Pictures that were decoded for them, those included that others lean on.
     pub decoded_frames: u64,
+    /// Samples that a smaller encoding of a pyramid was decoded of.
+    pub level_samples: u64,
     /// Reading encoded bytes.
     pub read_s: f64,
     /// Finding media facts that no index held.
@@ -141,9 +148,18 @@ pub struct Stats {
     pub dropped: u64,
     /// Samples that failed, once each.
     pub drops: Vec<Drop>,
+    /// What becomes of each aspect-ratio bucket; empty where the recipe has none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub buckets: Vec<BucketReport>,
 }
 
 impl Stats {
+    /// Pictures decoded for each wanted frame: 1 where nothing was decoded for others to lean on; absent
+    /// where nothing was decoded.
+    pub fn decoded_per_wanted(&self) -> Option<f64> {
+        (self.wanted_frames > 0).then(|| self.decoded_frames as f64 / self.wanted_frames as f64)
+    }
+
     /// Stages of a worker with their seconds.
     pub fn stages(&self) -> [(&'static str, f64); 5] {
         [

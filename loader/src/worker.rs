@@ -8,10 +8,13 @@ use crossbeam_channel::Receiver;
 use tubelet_augment::plan::{SamplePlan, Scratch, union_of_frames, union_of_regions};
 use tubelet_augment::{Pixels, Recipe, Stage};
 use tubelet_core::layout::NO_LABEL;
-use tubelet_core::{Clip, SampleId, SampleKey};
-use tubelet_formats::{Decoder, FrameRequest, Record, ShardReader, decoder};
+use tubelet_core::{Clip, MediaInfo, SampleId, SampleKey, Size};
+use tubelet_formats::transcode::level_size;
+use tubelet_formats::{DecodeError, Decoder, FrameRequest, MediaKind};
+use tubelet_formats::{Record, ShardReader, decoder};
 
 use crate::batches::OnError;
+use crate::buckets::Buckets;
 use crate::error::{LoaderError, SampleError, SampleErrorKind};
 use crate::order::substitute;
 use crate::slot::SlotRows;
@@ -23,6 +26,8 @@ pub(crate) struct Ticket {
     pub(crate) epoch: u32,
     /// Number of its batch in the epoch.
     pub(crate) number: u64,
+    /// Its aspect-ratio bucket.
+    pub(crate) bucket: Option<usize>,
     pub(crate) rows: SlotRows,
 }
 
@@ -30,9 +35,33 @@ pub(crate) struct Ticket {
 pub(crate) struct Shared {
     pub(crate) shards: Arc<dyn ShardReader>,
     pub(crate) recipe: Arc<Recipe>,
+    pub(crate) buckets: Option<Arc<Buckets>>,
     pub(crate) seed: u64,
     pub(crate) on_error: OnError,
     pub(crate) counters: Counters,
+}
+
+impl Shared {
+    /// The smallest encoding of a picture that does for all its plans, where the recipe allows it:
+    /// shorter side, size, and the plans on it.
+    fn level(
+        &self,
+        recipe: &Recipe,
+        record: &Record,
+        info: &MediaInfo,
+        plans: &[SamplePlan],
+    ) -> Option<(u32, Size, Vec<SamplePlan>)> {
+        if !recipe.pyramid() || record.kind == MediaKind::Video {
+            return None;
+        }
+        let sides = self.shards.level_sides().iter();
+        let mut smaller = sides.filter(|side| **side < info.size.short_side());
+        smaller.find_map(|side| {
+            let size = level_size(info.size, *side);
+            let plans = plans.iter().map(|plan| plan.at_level(info.size, size));
+            Some((*side, size, plans.collect::<Option<_>>()?))
+        })
+    }
 }
 
 /// Substitutes tried for one sample before the batch fails.
@@ -45,6 +74,7 @@ struct Worker<'a> {
     shared: &'a Shared,
     decoder: Box<dyn Decoder>,
     bytes: Vec<u8>,
+    level: Vec<u8>,
     clip: Clip,
     scratch: Scratch,
     plans: Vec<SamplePlan>,
@@ -56,6 +86,7 @@ pub(crate) fn run(shared: &Shared, tickets: &Receiver<Ticket>) {
         shared,
         decoder: decoder(),
         bytes: Vec::new(),
+        level: Vec::new(),
         clip: Clip::new(),
         scratch: Scratch::default(),
         plans: Vec::new(),
@@ -68,8 +99,8 @@ pub(crate) fn run(shared: &Shared, tickets: &Receiver<Ticket>) {
 impl Worker<'_> {
     /// Fills the ticket's rows, with a substitute where the policy allows it.
     fn serve(&mut self, ticket: Ticket) {
-        let Ticket { sample, epoch, number, mut rows } = ticket;
-        let recipe = self.shared.recipe.shape(epoch, number);
+        let Ticket { sample, epoch, number, bucket, mut rows } = ticket;
+        let recipe = self.shared.recipe.shape_of(epoch, number, bucket);
         let mut current = sample;
         for attempt in 0..=MAX_SUBSTITUTES {
             let Err(error) = self.attempt(recipe, (current, epoch, attempt), &mut rows) else {
@@ -87,6 +118,9 @@ impl Worker<'_> {
                 Ok(()) => {
                     let len = self.shared.shards.len() as u64;
                     current = substitute(len, self.shared.seed, epoch, sample, attempt);
+                    if let (Some(buckets), Some(bucket)) = (&self.shared.buckets, bucket) {
+                        current = buckets.next_of(bucket, current);
+                    }
                 }
             }
         }
@@ -138,9 +172,9 @@ impl Worker<'_> {
         rows: &mut SlotRows,
     ) -> Result<(), SampleErrorKind> {
         let Shared { shards, seed, counters, .. } = self.shared;
-        let bytes = counters.time(Timer::Read, || shards.read(record, &mut self.bytes))?;
+        let mut bytes = counters.time(Timer::Read, || shards.read(record, &mut self.bytes))?;
         let probed;
-        let info = match &record.info {
+        let mut info = match &record.info {
             Some(info) => info.as_ref(),
             None => {
                 probed = counters.time(Timer::Probe, || self.decoder.probe(bytes))?;
@@ -154,6 +188,19 @@ impl Worker<'_> {
             let repeat = repeat | u16::from(attempt > 0) << 15;
             let key = SampleKey { seed: *seed, epoch, sample: record.id, repeat };
             self.plans.push(counters.time(Timer::Plan, || recipe.plan(key, info))?);
+        }
+        let level;
+        if let Some((side, size, plans)) = self.shared.level(recipe, record, info, &self.plans)
+            && let Some(small) =
+                counters.time(Timer::Read, || shards.read_level(record, side, &mut self.level))?
+        {
+            level = self.decoder.probe(small)?;
+            if level.size != size {
+                let what = format!("its level {side} has {} pixels, not {size}", level.size);
+                return Err(DecodeError::Damaged(what).into());
+            }
+            (bytes, info, self.plans) = (small, &level, plans);
+            counters.levels.fetch_add(1, Ordering::Relaxed);
         }
         let (frames, region) = (union_of_frames(&self.plans), union_of_regions(&self.plans));
         let planes = recipe.pixels() == Pixels::Fast;

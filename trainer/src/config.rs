@@ -163,6 +163,7 @@ impl ModelConfig {
     /// # Errors
     /// On unknown or missing keys and values that no network can have.
     pub fn read(file: &RecipeFile) -> Result<Self, TrainError> {
+        check_trained(file)?;
         let config: Self =
             file.model.clone().try_into().map_err(|e: toml::de::Error| {
                 TrainError::recipe("model", e.message().to_owned())
@@ -197,6 +198,9 @@ impl ModelConfig {
         };
         if !recipe.phases().is_empty() {
             return refuse("phases", "the networks here have one input size; leave phases out");
+        }
+        if recipe.buckets().is_some() {
+            return refuse("buckets", "the networks here have one input size; leave buckets out");
         }
         if recipe.views().count() > 1 {
             return refuse("views", "no method here reads further views; leave them out");
@@ -279,6 +283,19 @@ impl ModelConfig {
     }
 }
 
+/// Refuses a recipe that describes data alone.
+fn check_trained(file: &RecipeFile) -> Result<(), TrainError> {
+    if !file.model.is_empty() {
+        return Ok(());
+    }
+    let what = format!(
+        "absent: the recipe describes the data of `{}`, which no network here trains; preview, \
+         bench, dump and the loader use it",
+        file.method
+    );
+    Err(TrainError::recipe("model", what))
+}
+
 /// A pre-training network.
 #[derive(Clone, Debug)]
 pub enum Pretraining {
@@ -298,9 +315,12 @@ impl TrainConfig {
     /// # Errors
     /// On unknown or missing keys and numbers that cannot work.
     pub fn read(file: &RecipeFile, stage: Stage) -> Result<Self, TrainError> {
+        check_trained(file)?;
         let place = format!("{stage}.train");
-        let config: Self = file
-            .stage_file(stage)
+        let table = file.stage_file(stage).ok_or_else(|| {
+            TrainError::recipe(stage.name(), "absent: the recipe has no such stage")
+        })?;
+        let config: Self = table
             .train
             .clone()
             .try_into()
@@ -360,6 +380,16 @@ mod tests {
     fn every_recipe_describes_a_network_and_two_runs() {
         for (name, _) in builtin::ALL {
             let file = builtin::recipe(name, &[]).expect("built in");
+            if file.model.is_empty() {
+                for error in [
+                    ModelConfig::read(&file).err(),
+                    TrainConfig::read(&file, Stage::Pretrain).err(),
+                ] {
+                    let error = error.expect("no network").to_string();
+                    assert!(error.contains(&file.method) && error.contains("preview"), "{error}");
+                }
+                continue;
+            }
             let model = ModelConfig::read(&file).unwrap_or_else(|e| panic!("{name}: {e}"));
             let recipe = file.stage(Stage::Finetune).expect("checked");
             model.geometry(&recipe).unwrap_or_else(|e| panic!("{name}: {e}"));

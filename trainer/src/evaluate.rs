@@ -16,7 +16,7 @@ use tubelet_loader::{Cursor, Loader, LoaderConfig, LoaderError, Order};
 use crate::checkpoint;
 use crate::config::{ModelConfig, TrainConfig};
 use crate::error::{TrainError, TrainErrorKind};
-use crate::feed::{Feed, all_patches};
+use crate::feed::{Feed, Source};
 use crate::finetune::averages;
 use crate::model::Vit;
 use crate::nn::Drops;
@@ -90,12 +90,12 @@ pub(crate) fn evaluate_params<B: Backend>(
     let batches = Loader::new(shards, Arc::clone(&recipe), &Heap, config)
         .and_then(|loader| loader.batches(Cursor::default()))
         .map_err(|e: LoaderError| data(e.to_string()))?;
-    let mut feed = Feed::new(batches, &recipe)?;
+    let mut feed = Feed::new(batches, &recipe, false)?;
     let mut scores: BTreeMap<u64, (u32, Vec<f64>)> = BTreeMap::new();
     let device = B::Device::default();
     while let Some(batch) = feed.next_batch()? {
         let tensors = &batch.tensors;
-        let patches = all_patches(tensors, &model.geometry, &device);
+        let patches = tensors.all_patches(&model.geometry, &device);
         let logits = model.forward(params, patches, tensors.rows, &mut Drops::none())?;
         let probabilities = values(&softmax(logits, 1));
         let rows = probabilities.chunks_exact(classes.len());

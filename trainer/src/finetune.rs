@@ -15,7 +15,7 @@ use crate::checkpoint::{self, InitReport, State};
 use crate::config::{Family, ModelConfig, TrainConfig};
 use crate::error::{TrainError, TrainErrorKind};
 use crate::evaluate::{Accuracy, evaluate_params};
-use crate::feed::{all_patches, matrix};
+use crate::feed::{Source, matrix};
 use crate::init;
 use crate::layer_decay::LayerDecay;
 use crate::loss::{cross_entropy, soft_cross_entropy};
@@ -161,19 +161,21 @@ impl<B: AutodiffBackend> Objective<B> for Supervised<'_> {
     fn loss(
         &self,
         params: &Params<B>,
-        batch: &HostTensors,
+        batch: &dyn Source<B>,
         number: u64,
         part: u16,
     ) -> Result<Tensor<B, 1>, TrainError> {
+        let device = B::Device::default();
+        let patches = batch.all_patches(&self.model.geometry, &device);
+        let batch = batch.lists();
         check_labels(&batch.labels, self.model.classes)?;
         let mut drops = Drops::new(self.seed, number, part, self.config.drop_path);
-        let patches = all_patches(batch, &self.model.geometry, &B::Device::default());
         let logits = self.model.forward(params, patches, batch.rows, &mut drops)?;
         let Some(mixed) = &batch.mixed else {
             return Ok(cross_entropy(logits, &batch.labels, self.config.label_smoothing));
         };
         let targets = mixed.distributions(&batch.labels, self.model.classes);
-        Ok(soft_cross_entropy(logits, matrix(targets, batch.rows, &B::Device::default())))
+        Ok(soft_cross_entropy(logits, matrix(targets, batch.rows, &device)))
     }
 
     fn terms(&self, batch: &HostTensors) -> f64 {

@@ -12,7 +12,7 @@ use crate::checkpoint::{self, State};
 use crate::config::{ModelConfig, Pretraining, TrainConfig};
 use crate::error::TrainError;
 use crate::evaluate::Accuracy;
-use crate::feed::{all_patches, hidden_targets, visible_patches};
+use crate::feed::Source;
 use crate::init;
 use crate::loss::mse;
 use crate::model::MaskedTokens;
@@ -62,32 +62,33 @@ impl Pretraining {
     pub fn predict<B: burn::tensor::backend::Backend>(
         &self,
         params: &Params<B>,
-        batch: &HostTensors,
+        batch: &dyn Source<B>,
         drops: &mut Drops,
         device: &B::Device,
     ) -> Result<Tensor<B, 2>, TrainError> {
-        let tokens = MaskedTokens::from_mask(&batch.mask, batch.rows, batch.tokens)?;
+        let lists = batch.lists();
+        let tokens = MaskedTokens::from_mask(&lists.mask, lists.rows, lists.tokens)?;
         match self {
             Self::Mae(m) => {
-                let patches = visible_patches(batch, &m.geometry, &tokens, device);
+                let patches = batch.visible_patches(&m.geometry, &tokens, device);
                 let latent = m.encode(params, patches, &tokens)?;
                 let all = m.decode(params, latent, &tokens)?;
                 m.predict(params, select_rows(all, &tokens.masked))
             }
             Self::MaeSt(m) => {
-                let patches = visible_patches(batch, &m.geometry, &tokens, device);
+                let patches = batch.visible_patches(&m.geometry, &tokens, device);
                 let latent = m.encode(params, patches, &tokens)?;
                 let all = m.decode(params, latent, &tokens)?;
                 m.predict(params, select_rows(all, &tokens.masked))
             }
             Self::VideoMae(m) => {
-                let patches = visible_patches(batch, &m.geometry, &tokens, device);
+                let patches = batch.visible_patches(&m.geometry, &tokens, device);
                 let latent = m.encode(params, patches, &tokens)?;
                 let hidden = m.decode(params, latent, &tokens)?;
                 m.predict(params, hidden)
             }
             Self::MaskFeat(m) => {
-                let patches = all_patches(batch, &m.geometry, device);
+                let patches = batch.all_patches(&m.geometry, device);
                 m.predict_masked(params, patches, &tokens, drops)
             }
         }
@@ -113,14 +114,14 @@ impl<B: AutodiffBackend> Objective<B> for Masked<'_> {
     fn loss(
         &self,
         params: &Params<B>,
-        batch: &HostTensors,
+        batch: &dyn Source<B>,
         number: u64,
         part: u16,
     ) -> Result<Tensor<B, 1>, TrainError> {
         let device = B::Device::default();
         let mut drops = Drops::new(self.seed, number, part, self.drop_path);
         let pred = self.model.predict(params, batch, &mut drops, &device)?;
-        Ok(mse(pred, hidden_targets(batch, &device)))
+        Ok(mse(pred, batch.hidden_targets(&device)))
     }
 
     fn terms(&self, batch: &HostTensors) -> f64 {

@@ -11,7 +11,7 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tubelet_augment::{HostTensors, Recipe, RecipeFile};
-use tubelet_core::Heap;
+use tubelet_core::{Heap, HostMemory};
 use tubelet_formats::{OpenOptions, ShardReader, open};
 use tubelet_loader::{Batches, Cursor, Loader, LoaderConfig, LoaderError, Order, Stats};
 
@@ -19,7 +19,7 @@ use crate::config::TrainConfig;
 use crate::ema::Ema;
 use crate::error::{TrainError, TrainErrorKind};
 use crate::evaluate::Accuracy;
-use crate::feed::Feed;
+use crate::feed::{DeviceBatch, FedBatch, Feed, OnDevice, Source};
 use crate::optim::{Algorithm, Group, Optimizer, clip_global, exempt_by_shape, global_norm};
 use crate::params::{Gradients, Params, values};
 use crate::schedule::Schedule;
@@ -70,6 +70,28 @@ impl Device {
         match self {
             Self::Cpu => batch.min(PART_ROWS),
             Self::Cuda | Self::Vulkan => batch,
+        }
+    }
+
+    /// How floats are made on the device; `None` where the host makes them.
+    fn floats(self, recipe: &Recipe) -> Option<OnDevice> {
+        if self == Self::Cpu {
+            return None;
+        }
+        match OnDevice::new(recipe, self == Self::Cuda) {
+            Ok(plan) => Some(plan),
+            Err(what) => {
+                tracing::info!("floats are made on the host and copied: the recipe has {what}");
+                None
+            }
+        }
+    }
+
+    /// Memory for slots: page-locked where CUDA copies from them.
+    fn slots(self) -> Box<dyn HostMemory> {
+        match self {
+            Self::Cuda => tubelet_gpu::host_memory(),
+            Self::Cpu | Self::Vulkan => Box::new(Heap),
         }
     }
 }
@@ -128,7 +150,8 @@ pub(crate) fn start_loader(
         ..LoaderConfig::default()
     };
     let loader =
-        Loader::new(Arc::clone(&shards), Arc::clone(recipe), &Heap, config).map_err(data)?;
+        Loader::new(Arc::clone(&shards), Arc::clone(recipe), &*options.device.slots(), config)
+            .map_err(data)?;
     let per_epoch = loader.batches_per_epoch();
     Ok((shards, loader.batches(from).map_err(data)?, per_epoch))
 }
@@ -187,10 +210,18 @@ impl<B: AutodiffBackend> Learner<B> {
     pub(crate) fn learn<O: Objective<B>>(
         &mut self,
         objective: &O,
-        batch: &HostTensors,
+        batch: &FedBatch,
         part_rows: usize,
+        on_device: Option<&OnDevice>,
     ) -> Result<Option<Step>, TrainError> {
-        let (value, grads) = self.gradients(objective, batch, part_rows)?;
+        let (value, grads) = match (on_device, &batch.slot) {
+            (Some(plan), Some(slot)) => {
+                let device = B::Device::default();
+                let batch = DeviceBatch::new(plan, slot, &batch.tensors, &device);
+                self.gradients_at_once(objective, &batch)?
+            }
+            _ => self.gradients(objective, &batch.tensors, part_rows)?,
+        };
         if !value.is_finite() {
             let step = format!("step {}", self.optimizer.steps());
             return Err(TrainError::new(step, TrainErrorKind::Diverged(value)));
@@ -216,6 +247,25 @@ impl<B: AutodiffBackend> Learner<B> {
         Ok(Some(step))
     }
 
+    /// Number of the batch, over all steps.
+    fn number(&self) -> u64 {
+        self.optimizer.steps() * u64::from(self.accumulate) + u64::from(self.batches)
+    }
+
+    /// [`Self::gradients`] of a batch that is on the device as a whole.
+    fn gradients_at_once<O: Objective<B>>(
+        &self,
+        objective: &O,
+        batch: &DeviceBatch<'_, B>,
+    ) -> Result<(f64, Gradients<B::InnerBackend>), TrainError> {
+        terms(objective, batch.lists())?;
+        let params = self.params.fork();
+        let loss = objective.loss(&params, batch, self.number(), 0)?;
+        let value = f64::from(values(&loss)[0]);
+        let mut grads = (loss / f64::from(self.accumulate)).backward();
+        Ok((value, params.gradients(&mut grads)))
+    }
+
     /// Loss of `batch` and its gradients over the number of gathered batches. The batch is cut into
     /// parts of `part_rows` rows that as many threads as there are cores work on; the parts are
     /// added up in their order, so the sum does not depend on the number of threads.
@@ -225,12 +275,9 @@ impl<B: AutodiffBackend> Learner<B> {
         batch: &HostTensors,
         part_rows: usize,
     ) -> Result<(f64, Gradients<B::InnerBackend>), TrainError> {
-        let terms = objective.terms(batch);
-        if terms == 0.0 {
-            return Err(TrainError::batch("no token of the batch is hidden: nothing to learn"));
-        }
+        let terms = terms(objective, batch)?;
         let parts = batch.rows.div_ceil(part_rows);
-        let number = self.optimizer.steps() * u64::from(self.accumulate) + u64::from(self.batches);
+        let number = self.number();
         let work = |part: usize| -> Result<_, TrainError> {
             let rows = part * part_rows..((part + 1) * part_rows).min(batch.rows);
             let batch = batch.slice(rows);
@@ -254,13 +301,24 @@ impl<B: AutodiffBackend> Learner<B> {
     }
 }
 
+/// Terms of the loss of `batch`, at least one.
+fn terms<B: AutodiffBackend, O: Objective<B>>(
+    objective: &O,
+    batch: &HostTensors,
+) -> Result<f64, TrainError> {
+    match objective.terms(batch) {
+        0.0 => Err(TrainError::batch("no token of the batch is hidden: nothing to learn")),
+        terms => Ok(terms),
+    }
+}
+
 /// What a stage minimises.
 pub(crate) trait Objective<B: AutodiffBackend>: Sync {
     /// Mean loss of `batch`, `[1]`. Drops are drawn for (batch number, part).
     fn loss(
         &self,
         params: &Params<B>,
-        batch: &HostTensors,
+        batch: &dyn Source<B>,
         number: u64,
         part: u16,
     ) -> Result<Tensor<B, 1>, TrainError>;
@@ -362,14 +420,15 @@ impl<B: AutodiffBackend> Training<'_, B> {
         let total = options.max_steps.map_or(planned, |most| most.min(planned));
         let start = learner.optimizer.steps();
         let mut reporter = Reporter::new(&options.out, start, total, options.progress)?;
-        let mut feed = Feed::new(batches, recipe)?;
+        let on_device = options.device.floats(recipe);
+        let mut feed = Feed::new(batches, recipe, on_device.is_some())?;
         let mut stats = Stats::default();
         let every =
             if options.checkpoint_every > 0 { options.checkpoint_every } else { steps_per_epoch };
         let part_rows = options.device.part_rows(recipe.batch_size() as usize);
         while learner.optimizer.steps() < total {
-            let Some(batch) = feed.next_batch()? else { break };
-            let step = learner.learn(objective, &batch.tensors, part_rows)?;
+            let Some(mut batch) = feed.next_batch()? else { break };
+            let step = learner.learn(objective, &batch, part_rows, on_device.as_ref())?;
             stats.clone_from(&batch.stats);
             let Some(step) = step else {
                 feed.give_back(batch);
@@ -378,11 +437,13 @@ impl<B: AutodiffBackend> Training<'_, B> {
             let number = learner.optimizer.steps();
             let epoch = ((number - 1) / steps_per_epoch) as u32;
             let mut metric = reporter.measure(number, epoch, &step, u64::from(rows), feed.waited());
+            metric.decoded_per_wanted = stats.decoded_per_wanted();
             if number % steps_per_epoch == 0 || number == total {
                 metric.validation = hooks.validate(&learner, number)?;
             }
             reporter.write(metric, feed.waited())?;
             if number % every == 0 || number == total {
+                feed.fill(&mut batch);
                 hooks.save(&learner, batch.cursor, &batch.tensors, &reporter.metrics)?;
             }
             feed.give_back(batch);
@@ -410,6 +471,10 @@ pub struct Metric {
     pub rows_per_s: f64,
     /// Share of the time since the last line spent waiting for data.
     pub data_wait: f64,
+    /// Pictures decoded so far for each frame that was wanted: 1 where shards are made for the clips'
+    /// stride, many where every frame leans on others; absent where nothing was decoded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoded_per_wanted: Option<f64>,
     /// Accuracy on the validation data, where it was measured after this step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Accuracy>,
@@ -470,6 +535,7 @@ impl Reporter {
             grad_norm: step.grad_norm,
             rows_per_s: rows as f64 / seconds,
             data_wait: ((waited - self.waited).as_secs_f64() / seconds).min(1.0),
+            decoded_per_wanted: None,
             validation: None,
         }
     }

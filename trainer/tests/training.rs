@@ -120,7 +120,12 @@ fn gradients_agree_with_finite_differences() {
 
 /// The first metric with the second's timings, which no two runs share.
 fn same_speed((metric, other): (&Metric, &Metric)) -> Metric {
-    Metric { rows_per_s: other.rows_per_s, data_wait: other.data_wait, ..metric.clone() }
+    Metric {
+        rows_per_s: other.rows_per_s,
+        data_wait: other.data_wait,
+        decoded_per_wanted: other.decoded_per_wanted,
+        ..metric.clone()
+    }
 }
 
 enum Network {

@@ -57,6 +57,52 @@ fn clips_begin_on_references_where_their_step_allows() {
     assert!(moved > 20, "{moved}");
 }
 
+/// Whatever is drawn: a crop at a level holds at least the output's pixels and lies where the crop
+/// lay, within half a pixel of the level; the smallest level is refused where it would enlarge.
+#[test]
+fn levels_serve_crops_that_they_do_not_enlarge() {
+    let set = ["pretrain.pyramid=true", "pretrain.crop.size=96", "patch=[1, 16, 16]"];
+    let recipe = recipe("mae-vit-b", Stage::Pretrain, &set);
+    assert!(recipe.pyramid());
+    let (stored, level) = (Size::new(640, 480), Size::new(171, 128));
+    let info = MediaInfo::picture(stored, "mjpeg");
+    let mut used = 0;
+    for sample in 0..200 {
+        let plan = recipe.plan(key(sample), &info).expect("has a frame");
+        let Geometry::CropThenResize { region } = plan.views[0].geometry else { panic!("a crop") };
+        let (kx, ky) = (171.0 / 640.0, 128.0 / 480.0);
+        let Some(small) = plan.at_level(stored, level) else {
+            let (w, h) = (f64::from(region.width) * kx, f64::from(region.height) * ky);
+            assert!(w < 97.0 || h < 97.0, "{region:?} fits");
+            continue;
+        };
+        used += 1;
+        let Geometry::CropThenResize { region: at } = small.views[0].geometry else {
+            panic!("still a crop")
+        };
+        assert!(at.width >= 96 && at.height >= 96 && at.fits(level), "{at:?}");
+        let near = |a: u32, b: u32, k: f64| (f64::from(a) - f64::from(b) * k).abs() <= 0.5001;
+        assert!(near(at.x, region.x, kx) && near(at.y, region.y, ky), "{region:?} {at:?}");
+        assert!(near(at.x + at.width, region.x + region.width, kx));
+        assert_eq!(
+            (small.views[0].flip, &small.views[0].mask),
+            (plan.views[0].flip, &plan.views[0].mask)
+        );
+    }
+    assert!((20..200).contains(&used), "{used}");
+}
+
+#[test]
+fn whole_pictures_need_a_level_as_large_as_they_are_resized_to() {
+    let recipe = recipe("mae-vit-b", Stage::Eval, &[]);
+    let stored = Size::new(1000, 800);
+    let plan = recipe.plan(key(1), &MediaInfo::picture(stored, "mjpeg")).expect("has a frame");
+    let Geometry::ResizeThenCrop { resized, .. } = plan.views[0].geometry else { panic!("whole") };
+    assert_eq!(resized, Size::new(320, 256));
+    assert_eq!(plan.at_level(stored, Size::new(320, 256)).as_ref(), Some(&plan));
+    assert_eq!(plan.at_level(stored, Size::new(319, 255)), None);
+}
+
 #[test]
 fn a_view_of_the_first_region_copies_its_draws() {
     let recipe = recipe("mae-tiny", Stage::Pretrain, &[TOKENIZER]);

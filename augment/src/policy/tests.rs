@@ -195,6 +195,68 @@ fn no_token_is_preferred() {
     }
 }
 
+/// How often each token and each pair of the first token with another is hidden in a pass, over
+/// 100,000 draws, for the families whose rule gives the probabilities: within four standard errors.
+#[test]
+fn probabilities_are_those_of_the_rules() {
+    // Tokens, hidden, and of each further pass hidden; pairs of hidden tokens are without preference.
+    let grid = PatchGrid::new(1, 4, 4);
+    let families: [(&str, f64, &[f64]); 4] = [
+        ("policy = \"multi-fold\"\nratio = 0.75\nfolds = 3", 12.0, &[12.0; 3]),
+        ("policy = \"halves\"", 8.0, &[8.0]),
+        ("policy = \"drop-token\"", 8.0, &[]),
+        ("policy = \"random\"\nratio = 0.6\ncount = \"masked-ceil\"", 10.0, &[]),
+    ];
+    let draws = 100_000u64;
+    for (text, hidden, passes) in families {
+        let policy = policy(text, grid);
+        let mut counts = vec![[[0u32; 2]; 16]; 1 + passes.len()];
+        for n in 0..draws {
+            let mask = draw(&policy, grid, 21, n);
+            let others = mask.passes().iter().map(AsRef::as_ref);
+            for (counts, pass) in counts.iter_mut().zip([mask.as_slice()].into_iter().chain(others))
+            {
+                for (count, hidden) in counts.iter_mut().zip(pass) {
+                    count[0] += u32::from(*hidden);
+                    count[1] += u32::from(*hidden && pass[0]);
+                }
+            }
+        }
+        for (counts, hidden) in
+            counts.iter().zip([hidden].into_iter().chain(passes.iter().copied()))
+        {
+            let one = hidden / 16.0;
+            let both = one * (hidden - 1.0) / 15.0;
+            for (token, [alone, paired]) in counts.iter().enumerate() {
+                let near = |count: u32, p: f64| {
+                    let sigma = (draws as f64 * p * (1.0 - p)).sqrt();
+                    (f64::from(count) - draws as f64 * p).abs() < 4.0 * sigma
+                };
+                assert!(near(*alone, one), "{text}: token {token} hidden {alone} times");
+                assert!(token == 0 || near(*paired, both), "{text}: 0 and {token} {paired} times");
+            }
+        }
+    }
+}
+
+/// The place of a running cell's pattern is uniform, and independent of the encoder's tube.
+#[test]
+fn running_cells_start_anywhere() {
+    let grid = PatchGrid::new(2, 4, 4);
+    let policy = policy("policy = \"running-cell\"\nratio = 0.5", grid);
+    let draws = 100_000u64;
+    let (mut left_out, mut both) = (0.0, 0.0);
+    for n in 0..draws {
+        let mask = draw(&policy, grid, 22, n);
+        left_out += f64::from(u8::from(mask.passes()[0][5]));
+        both += f64::from(u8::from(mask.passes()[0][5] && mask.as_slice()[5]));
+    }
+    let near = |count: f64, p: f64| {
+        (count - draws as f64 * p).abs() < 4.0 * (draws as f64 * p * (1.0 - p)).sqrt()
+    };
+    assert!(near(left_out, 0.5) && near(both, 0.25), "{left_out} {both}");
+}
+
 #[test]
 fn what_cannot_work_is_named() {
     let image = PatchGrid::new(1, 14, 14);

@@ -8,9 +8,9 @@ use tubelet_core::{PatchGrid, PatchSize, Size};
 
 use super::error::Wrong;
 use super::{
-    AugmentFile, ClipRule, ColorSpec, CropRule, Media, Phase, PhaseFile, Pixels, Place, Recipe,
-    RecipeError, RecipeFile, Region, ShapeFile, Stage, StageFile, TargetSpec, ViewFile, ViewSpec,
-    phase,
+    AugmentFile, Buckets, ClipRule, ColorSpec, CropRule, Media, Phase, PhaseFile, Pixels, Place,
+    Recipe, RecipeError, RecipeFile, Region, ShapeFile, Stage, StageFile, TargetSpec, ViewFile,
+    ViewSpec, phase,
 };
 use crate::normalise::Normalise;
 use crate::policy::{MaskPolicy, MaskProblem};
@@ -20,6 +20,8 @@ pub(super) struct Checker<'a> {
     pub(super) file: &'a RecipeFile,
     pub(super) stage: Stage,
     pub(super) table: &'a StageFile,
+    /// The first view's size where it is not the square of the crop.
+    pub(super) out: Option<Size>,
 }
 
 impl Checker<'_> {
@@ -30,15 +32,17 @@ impl Checker<'_> {
         let patch = self.patch(frames)?;
         let first = self.first_view(patch, frames)?;
         let augment = self.table.augment.clone().unwrap_or_default();
-        let (stage, rows) = (self.stage, self.table.batch_size);
         let others = self.other_views(patch, frames, &first)?;
+        let repeats = self.repeats(clip)?;
+        let rows = self.rows(first.grid, repeats)?;
+        let stage = self.stage;
         Ok(Recipe {
             name: self.file.name.clone(),
             stage,
             media: self.file.media,
             patch,
             batch_size: rows,
-            repeats: self.repeats(clip)?,
+            repeats,
             clip,
             crops: self.table.crop.crops(),
             pixels: self.pixels(std::iter::once(&first).chain(&others))?,
@@ -47,7 +51,9 @@ impl Checker<'_> {
             first,
             erase: augment.erase(stage).map_err(|wrong| self.wrong(wrong))?,
             mix: augment.mix(stage, rows).map_err(|wrong| self.wrong(wrong))?,
+            pyramid: self.table.pyramid,
             phases: Vec::new(),
+            buckets: None,
         })
     }
 
@@ -83,13 +89,52 @@ impl Checker<'_> {
     /// One shape as a recipe of its own; `place` names it in errors.
     fn shape(&self, shape: &ShapeFile, place: &str) -> Result<Arc<Recipe>, RecipeError> {
         let table = shape.applied(self.table).map_err(|w| self.wrong(w.inside(place)))?;
-        let recipe = Checker { table: &table, ..*self }.recipe();
-        recipe.map(Arc::new).map_err(|error| match error {
+        Checker { table: &table, ..*self }.placed(place)
+    }
+
+    /// The buckets with every shape checked; `None` where the stage has none.
+    pub(super) fn buckets(&self) -> Result<Option<Buckets>, RecipeError> {
+        let Some(file) = &self.table.buckets else { return Ok(None) };
+        let refuse = |valid: &str| Err(self.error("buckets", "set", valid));
+        if self.stage == Stage::Eval {
+            return refuse("an evaluation has one shape");
+        }
+        if !self.table.views.is_empty() {
+            return refuse("not beside further views");
+        }
+        if !self.table.phases.is_empty() || self.table.multigrid.is_some() {
+            return refuse("not beside phases or multigrid");
+        }
+        if !self.table.crop.crops_first() {
+            return refuse(
+                "needs a crop rule that cuts before it resizes: random-resized, \
+                 random-resized-once, multi-scale or largest",
+            );
+        }
+        let [t, h, w] = self.file.patch;
+        let sizes = file.sizes(PatchSize { t, h, w }).map_err(|w| self.wrong(w))?;
+        let table = StageFile { buckets: None, ..self.table.clone() };
+        let shape = |size: &Size| {
+            let place = format!("bucket {}x{}", size.height, size.width);
+            Checker { table: &table, out: Some(*size), ..*self }.placed(&place)
+        };
+        let shapes = sizes.iter().map(shape).collect::<Result<_, _>>()?;
+        Ok(Some(Buckets { shapes, unknown: file.unknown }))
+    }
+
+    /// The recipe; `place` says in errors where it lies.
+    fn placed(&self, place: &str) -> Result<Arc<Recipe>, RecipeError> {
+        self.recipe().map(Arc::new).map_err(|error| match error {
             RecipeError::Value { recipe, key, value, valid } => {
                 RecipeError::Value { recipe, key, value, valid: format!("{valid} (in {place})") }
             }
             other => other,
         })
+    }
+
+    /// Size of the first view.
+    fn out(&self) -> Size {
+        self.out.unwrap_or_else(|| Size::square(self.table.crop.size()))
     }
 
     fn first_view(&self, patch: PatchSize, frames: u32) -> Result<ViewSpec, RecipeError> {
@@ -101,7 +146,7 @@ impl Checker<'_> {
         let colors = self.colors("augment", self.table.augment.as_ref(), &normalise)?;
         Ok(ViewSpec {
             region: Region::Own(self.crop()?),
-            size: Size::square(self.table.crop.size()),
+            size: self.out(),
             grid,
             flip: self.table.flip,
             resize: self.table.resize,
@@ -222,8 +267,8 @@ impl Checker<'_> {
     }
 
     fn check_plain_numbers(&self) -> Result<(), RecipeError> {
-        if self.table.batch_size == 0 {
-            return Err(self.error("batch_size", 0, "must be at least 1"));
+        if self.table.pyramid && self.file.media == Media::Video {
+            return Err(self.error("pyramid", true, "videos have no smaller encodings"));
         }
         if !(0.0..=1.0).contains(&self.table.flip) {
             return Err(self.error("flip", self.table.flip, "must be a probability, 0 to 1"));
@@ -251,18 +296,18 @@ impl Checker<'_> {
 
     fn patch(&self, frames: u32) -> Result<PatchSize, RecipeError> {
         let [t, h, w] = self.file.patch;
-        let size = self.table.crop.size();
-        let fits = t > 0 && h > 0 && w > 0 && frames % t == 0 && size % h == 0 && size % w == 0;
-        if !fits || size == 0 {
-            let valid = format!("must divide the {frames} frames of {size}x{size} pixels");
+        let Size { width, height } = self.out();
+        let fits = t > 0 && h > 0 && w > 0 && frames % t == 0 && height % h == 0 && width % w == 0;
+        if !fits || width == 0 || height == 0 {
+            let valid = format!("must divide the {frames} frames of {height}x{width} pixels");
             return Err(self.error("crop.size and patch", [t, h, w], valid));
         }
         Ok(PatchSize { t, h, w })
     }
 
     fn grid(&self, patch: PatchSize, frames: u32) -> Result<PatchGrid, RecipeError> {
-        let size = self.table.crop.size();
-        Ok(PatchGrid::new(frames / patch.t, size / patch.h, size / patch.w))
+        let size = self.out();
+        Ok(PatchGrid::new(frames / patch.t, size.height / patch.h, size.width / patch.w))
     }
 
     /// Rows a sample gives; for evaluation the product of clips and crops.
@@ -277,13 +322,55 @@ impl Checker<'_> {
             _ => u32::from(self.table.repeats),
         };
         match u16::try_from(rows) {
-            Ok(rows) if rows > 0 && self.table.batch_size % u32::from(rows) == 0 => Ok(rows),
+            Ok(rows) if rows > 0 => Ok(rows),
+            _ => Err(self.error("repeats", rows, format!("1 to {} rows of one sample", u16::MAX))),
+        }
+    }
+
+    /// Rows of a batch whose first views have `grid`, a multiple of the `repeats` of a sample.
+    fn rows(&self, grid: PatchGrid, repeats: u16) -> Result<u32, RecipeError> {
+        let each = u32::from(repeats);
+        match (self.table.batch_size, self.table.token_budget) {
+            (None, None) => {
+                Err(self.error("batch_size", "absent", "either batch_size or token_budget"))
+            }
+            (Some(rows), Some(_)) => {
+                let valid = "not beside token_budget, which sets the rows";
+                Err(self.error("batch_size", rows, valid))
+            }
+            (None, Some(budget)) => self.rows_of_budget(budget, grid, each),
+            (Some(0), None) => Err(self.error("batch_size", 0, "must be at least 1")),
+            (Some(rows), None) if rows % each != 0 => {
+                let valid =
+                    format!("batch_size {rows} must be a multiple of the rows of one sample");
+                Err(self.error("repeats", each, valid))
+            }
+            (Some(_), None) if self.table.batch_multiple.is_some() => {
+                let valid = "only beside token_budget";
+                Err(self.error("batch_multiple", self.table.batch_multiple.unwrap_or(0), valid))
+            }
+            (Some(rows), None) => Ok(rows),
+        }
+    }
+
+    /// The most rows that hold no more than `budget` tokens and can be shared as they must be.
+    fn rows_of_budget(&self, budget: u32, grid: PatchGrid, each: u32) -> Result<u32, RecipeError> {
+        let multiple = self.table.batch_multiple.unwrap_or(1);
+        let group = self.table.augment.as_ref().and_then(|augment| augment.mix_group).unwrap_or(1);
+        if multiple == 0 {
+            return Err(self.error("batch_multiple", 0, "at least 1"));
+        }
+        let unit = lcm(lcm(u64::from(multiple), u64::from(each)), u64::from(group.max(1)));
+        let rows = u64::from(budget) / grid.len() as u64 / unit * unit;
+        match u32::try_from(rows) {
+            Ok(rows) if rows > 0 => Ok(rows),
             _ => {
+                let least = unit * grid.len() as u64;
                 let valid = format!(
-                    "batch_size {} must be a multiple of the rows of one sample",
-                    self.table.batch_size
+                    "at least {least}: a row has {} tokens, and rows come {unit} at a time",
+                    grid.len()
                 );
-                Err(self.error("repeats", rows, valid))
+                Err(self.error("token_budget", budget, valid))
             }
         }
     }
@@ -330,6 +417,15 @@ impl Checker<'_> {
             (_, Some(target)) => return Err(self.error("target", target, "only for pretrain")),
             (_, None) => return Ok(TargetSpec::None),
         };
-        target.check(patch, frames, self.table.crop.size()).map_err(|wrong| self.wrong(wrong))
+        target.check(patch, frames, self.out()).map_err(|wrong| self.wrong(wrong))
     }
+}
+
+/// The least common multiple of two numbers above 0.
+fn lcm(a: u64, b: u64) -> u64 {
+    let (mut x, mut y) = (a, b);
+    while y > 0 {
+        (x, y) = (y, x % y);
+    }
+    a / x * b
 }

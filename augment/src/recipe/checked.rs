@@ -3,7 +3,7 @@
 use tubelet_core::layout::ViewShape;
 use tubelet_core::{BatchLayout, PatchGrid, PatchSize, Size};
 
-use super::{ClipRule, Media, Phase, Pixels, Stage, TargetSpec, ViewSpec};
+use super::{Buckets, ClipRule, Media, Phase, Pixels, Stage, TargetSpec, ViewSpec};
 use crate::erase::EraseSpec;
 use crate::mix::MixSpec;
 use crate::normalise::Normalise;
@@ -26,8 +26,10 @@ pub struct Recipe {
     pub(super) target: TargetSpec,
     pub(super) erase: Option<EraseSpec>,
     pub(super) mix: Option<MixSpec>,
+    pub(super) pyramid: bool,
     pub(super) phases: Vec<Phase>,
     pub(super) pixels: Pixels,
+    pub(super) buckets: Option<Buckets>,
 }
 
 impl Recipe {
@@ -76,6 +78,11 @@ impl Recipe {
         self.mix.as_ref()
     }
 
+    /// Whether pictures may be taken from smaller encodings.
+    pub fn pyramid(&self) -> bool {
+        self.pyramid
+    }
+
     /// Rows of a batch.
     pub fn batch_size(&self) -> u32 {
         self.batch_size
@@ -117,16 +124,41 @@ impl Recipe {
         &self.phases
     }
 
+    /// The buckets; absent where the shape does not follow from the samples. Every other number of
+    /// a recipe with buckets is that of its first one.
+    pub fn buckets(&self) -> Option<&Buckets> {
+        self.buckets.as_ref()
+    }
+
+    /// The recipe of a batch of bucket `bucket`, or of batch `number` of `epoch` where it is of none.
+    ///
+    /// # Panics
+    /// When there is no such bucket.
+    pub fn shape_of(&self, epoch: u32, number: u64, bucket: Option<usize>) -> &Self {
+        match (&self.buckets, bucket) {
+            (Some(buckets), Some(n)) => &buckets.shapes[n],
+            _ => self.shape(epoch, number),
+        }
+    }
+
+    /// The recipe of a sample of `size` in batch `number` of `epoch`.
+    pub fn shape_for(&self, epoch: u32, number: u64, size: Size) -> &Self {
+        let bucket = self.buckets.as_ref().map(|buckets| buckets.of(size));
+        self.shape_of(epoch, number, bucket)
+    }
+
     /// The recipe of batch `number` (from 0) of `epoch`: itself where it has no phases.
     pub fn shape(&self, epoch: u32, number: u64) -> &Self {
         let phase = self.phases.iter().rev().find(|phase| phase.from <= epoch);
         phase.map_or(self, |phase| &phase.shapes[(number % phase.shapes.len() as u64) as usize])
     }
 
-    /// Every shape a batch may have; itself alone where it has no phases.
+    /// Every shape a batch may have; itself alone where it has neither phases nor buckets.
     pub fn shapes(&self) -> impl Iterator<Item = &Self> {
-        let own = self.phases.is_empty().then_some(self);
-        own.into_iter().chain(self.phases.iter().flat_map(|p| p.shapes.iter().map(AsRef::as_ref)))
+        let own = (self.phases.is_empty() && self.buckets.is_none()).then_some(self);
+        let phases = self.phases.iter().flat_map(|phase| &phase.shapes);
+        let buckets = self.buckets.iter().flat_map(|buckets| &buckets.shapes);
+        own.into_iter().chain(phases.chain(buckets).map(AsRef::as_ref))
     }
 
     /// The bytes of the first batch of `epoch`.

@@ -4,19 +4,20 @@ use serde::{Deserialize, Serialize};
 
 use super::Stage;
 use super::error::Wrong;
-use crate::crop::Places;
+use crate::crop::{Along, Places};
 
 /// How the region is chosen and how large it becomes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "rule", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum CropRule {
     /// A random box of a random area and aspect, resized to `size`²: torchvision, timm, SlowFast.
+    /// In a bucket the box's aspect is the bucket's times what is drawn.
     RandomResized {
         /// Side of the result.
         size: u32,
         /// Share of the area, smallest and largest.
         scale: [f64; 2],
-        /// Aspect ratio, smallest and largest.
+        /// Aspect ratio over that of the result, smallest and largest.
         #[serde(default = "default_ratio")]
         ratio: [f64; 2],
     },
@@ -26,7 +27,7 @@ pub enum CropRule {
         size: u32,
         /// Share of the area, smallest and largest.
         scale: [f64; 2],
-        /// Aspect ratio, smallest and largest.
+        /// Aspect ratio over that of the result, smallest and largest.
         #[serde(default = "default_ratio")]
         ratio: [f64; 2],
     },
@@ -43,6 +44,14 @@ pub enum CropRule {
         /// Where the box may lie.
         #[serde(default)]
         places: Places,
+    },
+    /// The largest box of the result's aspect, resized: nothing is distorted.
+    Largest {
+        /// Side of the result.
+        size: u32,
+        /// Where the box lies along the side that it does not fill.
+        #[serde(default)]
+        place: Along,
     },
     /// SlowFast's scale jitter: the shorter side to a random length, then a random `size`².
     ShortSideJitter {
@@ -102,6 +111,7 @@ impl CropRule {
             Self::RandomResized { size, .. }
             | Self::RandomResizedOnce { size, .. }
             | Self::MultiScale { size, .. }
+            | Self::Largest { size, .. }
             | Self::ShortSideJitter { size, .. }
             | Self::Center { size, .. }
             | Self::Along { size, .. }
@@ -113,7 +123,10 @@ impl CropRule {
     pub(super) const fn crops_first(&self) -> bool {
         matches!(
             self,
-            Self::RandomResized { .. } | Self::RandomResizedOnce { .. } | Self::MultiScale { .. }
+            Self::RandomResized { .. }
+                | Self::RandomResizedOnce { .. }
+                | Self::MultiScale { .. }
+                | Self::Largest { .. }
         )
     }
 
@@ -130,8 +143,8 @@ impl CropRule {
         let wrong = |key: &str, value: &dyn std::fmt::Debug, valid: &str| {
             Err(Wrong::new(format!("crop.{key}"), format!("{value:?}"), valid))
         };
-        if self.size() == 0 {
-            return wrong("size", &0, "at least 1");
+        if !(1..=MAX_SIDE).contains(&self.size()) {
+            return wrong("size", &self.size(), &format!("1 to {MAX_SIDE}"));
         }
         match self {
             Self::RandomResized { scale, ratio, .. }
@@ -155,14 +168,16 @@ impl CropRule {
                 }
             }
             Self::Center { size, resize } => {
-                if resize < size {
-                    return wrong("resize", resize, "at least crop.size");
+                if !(*size..=MAX_SIDE).contains(resize) {
+                    let valid = format!("at least crop.size, at most {MAX_SIDE}");
+                    return wrong("resize", resize, &valid);
                 }
             }
-            Self::Along { .. } => {}
+            Self::Along { .. } | Self::Largest { .. } => {}
             Self::AlongSlowfast { size, resize, .. } => {
-                if resize.is_some_and(|resize| resize < *size) {
-                    return wrong("resize", resize, "at least crop.size");
+                if resize.is_some_and(|resize| !(*size..=MAX_SIDE).contains(&resize)) {
+                    let valid = format!("at least crop.size, at most {MAX_SIDE}");
+                    return wrong("resize", resize, &valid);
                 }
             }
         }
@@ -176,4 +191,4 @@ impl CropRule {
 }
 
 /// Longest side a recipe may resize to.
-const MAX_SIDE: u32 = 1 << 14;
+pub(super) const MAX_SIDE: u32 = 1 << 14;

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Checker;
 use super::{
-    AugmentFile, ClipRule, CropRule, Media, Multigrid, NormaliseName, PhaseFile, Pixels, Recipe,
-    RecipeError, Resize, Stage, TargetFile, ViewFile,
+    AugmentFile, BucketsFile, ClipRule, CropRule, Media, Multigrid, NormaliseName, PhaseFile,
+    Pixels, Recipe, RecipeError, Resize, Stage, TargetFile, ViewFile,
 };
 use crate::mask::MaskFile;
 
@@ -13,8 +13,16 @@ use crate::mask::MaskFile;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StageFile {
-    /// Rows of a batch.
-    pub batch_size: u32,
+    /// Rows of a batch; absent beside `token_budget`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<u32>,
+    /// Most tokens of the first views of a batch: the rows of every shape follow from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_budget: Option<u32>,
+    /// What the rows that follow from `token_budget` are a multiple of, for example the number of
+    /// processes that share a batch; 1 where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_multiple: Option<u32>,
     /// Clips (or crops) taken from one decoded sample.
     #[serde(default = "one")]
     pub repeats: u16,
@@ -31,6 +39,10 @@ pub struct StageFile {
     /// Arithmetic of the pixels; absent: `fast` in pre-training where it can be, else `exact`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pixels: Option<Pixels>,
+    /// Pictures may be taken from the smaller encodings of a pyramid that shards hold, where no crop
+    /// of the sample is enlarged by that: see [`crate::plan::SamplePlan::at_level`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pyramid: bool,
     /// Which tokens are hidden.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<MaskFile>,
@@ -49,6 +61,9 @@ pub struct StageFile {
     /// Shapes by SlowFast's multigrid schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multigrid: Option<Multigrid>,
+    /// Shapes by the aspect of the samples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub buckets: Option<BucketsFile>,
     /// The trainer's table; not looked at here.
     #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
     pub train: toml::Table,
@@ -77,19 +92,23 @@ pub struct RecipeFile {
     pub patch: [u32; 3],
     /// Mean and standard deviation of the pixels.
     pub normalise: NormaliseName,
-    /// The trainer's table; not looked at here.
+    /// The trainer's table; not looked at here. Absent where the recipe describes data alone.
+    #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
     pub model: toml::Table,
     /// Masked pre-training.
     pub pretrain: StageFile,
     /// Supervised fine-tuning.
-    pub finetune: StageFile,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finetune: Option<StageFile>,
     /// Evaluation.
-    pub eval: StageFile,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval: Option<StageFile>,
 }
 
 impl RecipeFile {
     /// Reads `text`; `name` is for errors, `overrides` are `key=value` with dotted keys, applied
-    /// before anything is checked. A value that is not TOML is taken as a string.
+    /// before anything is checked. A value that is not TOML is taken as a string. Of `batch_size` and
+    /// `token_budget` the one that is set replaces the other.
     ///
     /// # Errors
     /// On bad TOML, unknown or missing keys, and values no stage can use.
@@ -103,7 +122,7 @@ impl RecipeFile {
         let text = toml::to_string(&table).map_err(|e| syntax(e.to_string()))?;
         let file: Self =
             toml::from_str(&text).map_err(|e| syntax(e.to_string().trim_end().to_owned()))?;
-        for stage in Stage::ALL {
+        for stage in file.stages() {
             file.stage(stage)?;
         }
         Ok(file)
@@ -114,26 +133,44 @@ impl RecipeFile {
         toml::to_string(self).unwrap_or_else(|e| format!("# cannot be written: {e}\n"))
     }
 
+    /// The stages it has.
+    pub fn stages(&self) -> impl Iterator<Item = Stage> {
+        Stage::ALL.into_iter().filter(|stage| self.stage_file(*stage).is_some())
+    }
+
     /// One stage as it is in the file.
-    pub fn stage_file(&self, stage: Stage) -> &StageFile {
+    pub fn stage_file(&self, stage: Stage) -> Option<&StageFile> {
         match stage {
-            Stage::Pretrain => &self.pretrain,
-            Stage::Finetune => &self.finetune,
-            Stage::Eval => &self.eval,
+            Stage::Pretrain => Some(&self.pretrain),
+            Stage::Finetune => self.finetune.as_ref(),
+            Stage::Eval => self.eval.as_ref(),
         }
     }
 
     /// Resolves and checks one stage.
     ///
     /// # Errors
-    /// When a value is impossible: the error names the key, the value and what would be valid.
+    /// When the recipe has no such stage or a value is impossible: the error names the key, the value
+    /// and what would be valid.
     pub fn stage(&self, stage: Stage) -> Result<Recipe, RecipeError> {
-        let checker = Checker { file: self, stage, table: self.stage_file(stage) };
-        let phases = checker.phases()?;
-        match phases.first() {
-            None => checker.recipe(),
-            // The first shape speaks for the whole where a shape is not asked for.
-            Some(first) => Ok(Recipe { phases: phases.clone(), ..(*first.shapes[0]).clone() }),
+        let table = self.stage_file(stage).ok_or_else(|| {
+            let has: Vec<&str> = self.stages().map(Stage::name).collect();
+            RecipeError::Value {
+                recipe: self.name.clone(),
+                key: stage.name().to_owned(),
+                value: "absent".to_owned(),
+                valid: format!("the recipe describes {} alone", has.join(" and ")),
+            }
+        })?;
+        let checker = Checker { file: self, stage, table, out: None };
+        let (phases, buckets) = (checker.phases()?, checker.buckets()?);
+        // The first shape speaks for the whole where a shape is not asked for.
+        match (phases.first(), &buckets) {
+            (Some(first), _) => Ok(Recipe { phases: phases.clone(), ..(*first.shapes[0]).clone() }),
+            (None, Some(all)) => {
+                Ok(Recipe { buckets: buckets.clone(), ..(*all.shapes[0]).clone() })
+            }
+            (None, None) => checker.recipe(),
         }
     }
 }
@@ -154,6 +191,12 @@ fn apply_override(table: &mut toml::Table, item: &str) -> Result<(), RecipeError
         let next = at.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
         at = next.as_table_mut().ok_or_else(bad)?;
     }
+    let twin = match last {
+        "batch_size" => "token_budget",
+        "token_budget" => "batch_size",
+        _ => "",
+    };
+    at.remove(twin);
     at.insert(last.to_owned(), value);
     Ok(())
 }

@@ -88,7 +88,7 @@ impl ShapeFile {
         if let Some(size) = self.size {
             out.crop = out.crop.with_size(size);
         }
-        out.batch_size = self.batch_size.unwrap_or(out.batch_size);
+        out.batch_size = self.batch_size.or(out.batch_size);
         if self.frames.is_some() || self.step.is_some() {
             let clip = out.clip.and_then(|clip| clip.with_shape(self.frames, self.step));
             let valid = "the clip rule has no such number";
@@ -110,6 +110,7 @@ impl CropRule {
             Self::RandomResized { size, .. }
             | Self::RandomResizedOnce { size, .. }
             | Self::MultiScale { size, .. }
+            | Self::Largest { size, .. }
             | Self::Center { size, .. }
             | Self::Along { size, .. }
             | Self::AlongSlowfast { size, .. } => *size = side,
@@ -168,7 +169,8 @@ impl Multigrid {
             }
             _ => return wrong("long", "set".to_owned(), "needs a clip rule slowfast or videomae"),
         };
-        let whole = Whole { frames, step, side: stage.crop.size(), rows: stage.batch_size, patch };
+        let rows = stage.batch_size;
+        let whole = Whole { frames, step, side: stage.crop.size(), rows, patch };
         if !self.long {
             return Ok(vec![PhaseFile { from: 0, shapes: self.cycle(&whole, (1.0, 1.0)) }]);
         }
@@ -218,21 +220,21 @@ impl Multigrid {
     fn cycle(&self, whole: &Whole, (t, s): (f64, f64)) -> Vec<ShapeFile> {
         let frames = (f64::from(whole.frames) * t).round_ties_even() as u32;
         let step = whole.step * (whole.frames / frames.max(1));
-        let rows = (1.0 / (t * s * s)).round_ties_even() as u32 * whole.rows;
-        let shape = |side: f64, rows: u32| ShapeFile {
+        let factor = (1.0 / (t * s * s)).round_ties_even() as u32;
+        let shape = |side: f64, factor: u32| ShapeFile {
             size: Some(whole.rounded(side)),
-            batch_size: Some(rows),
+            batch_size: whole.rows.map(|rows| rows * factor),
             frames: Some(frames),
             step: Some(step),
         };
         let mut shapes = Vec::new();
         if self.short {
             for share in SHORT {
-                let factor = (s / share).powi(2).round_ties_even() as u32;
-                shapes.push(shape(share, rows * factor));
+                let more = (s / share).powi(2).round_ties_even() as u32;
+                shapes.push(shape(share, factor * more));
             }
         }
-        shapes.push(shape(s, rows));
+        shapes.push(shape(s, factor));
         shapes
     }
 }
@@ -242,7 +244,8 @@ struct Whole {
     frames: u32,
     step: u32,
     side: u32,
-    rows: u32,
+    /// Absent where they follow from a budget of tokens.
+    rows: Option<u32>,
     patch: PatchSize,
 }
 
@@ -313,11 +316,6 @@ mod tests {
             let set = format!("pretrain.phases={set}");
             let error = stage("mae-vit-b", &[&set]).expect_err(&set);
             assert!(error.contains(says), "{set}: {error}");
-        }
-        for key in ["aspect_buckets=[1.0]", "token_budget=4096"] {
-            let set = format!("pretrain.{key}");
-            let error = stage("mae-vit-b", &[&set]).expect_err(&set);
-            assert!(error.contains(key.split('=').next().expect("key")), "{error}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! What is to be predicted: as the file says it, and checked.
 
 use serde::{Deserialize, Serialize};
-use tubelet_core::PatchSize;
+use tubelet_core::{PatchSize, Size};
 
 use super::error::Wrong;
 use crate::target::hog::HogSpec;
@@ -87,13 +87,14 @@ impl TargetSpec {
 }
 
 impl TargetFile {
-    /// Checks the target of clips of `frames` frames of `side` × `side` pixels.
+    /// Checks the target of clips of `frames` frames of `size`.
     pub(super) fn check(
         self,
         patch: PatchSize,
         frames: u32,
-        side: u32,
+        size: Size,
     ) -> Result<TargetSpec, Wrong> {
+        let side = size.short_side();
         match self {
             Self::Teacher {} => Ok(TargetSpec::None),
             Self::Pixels { norm, frames: choice, order } => {

@@ -51,6 +51,8 @@ fn impossible_crops_are_refused() {
         (r#"{rule="along-slowfast", size=224, crops=3}"#, "several crops are for eval"),
         (r#"{rule="along-slowfast", size=224, crops=2}"#, "1 or 3"),
         (r#"{rule="along-slowfast", size=224, resize=200, crops=1}"#, "at least crop.size"),
+        (r#"{rule="center", size=224, resize=99999}"#, "at most 16384"),
+        (r#"{rule="random-resized", size=99984, scale=[0.2, 1.0]}"#, "crop.size = 99984: 1 to"),
     ];
     for (crop, says) in cases {
         let error = load("mae-vit-b", &[&format!("pretrain.crop={crop}")]).expect_err(crop);

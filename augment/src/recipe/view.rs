@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use tubelet_core::{PatchGrid, Size};
 
 use super::augment::{AugmentFile, ColorSpec};
+use super::crop_rule::MAX_SIDE;
 use super::error::Wrong;
 use super::{CropRule, NormaliseName, Resize};
 use crate::normalise::Normalise;
@@ -77,10 +78,12 @@ impl ViewFile {
     pub(super) fn side(&self, key: &str) -> Result<u32, Wrong> {
         match (&self.crop, self.size) {
             (Some(crop), None) => Ok(crop.size()),
-            (None, Some(size)) if size > 0 => Ok(size),
+            (None, Some(size)) if (1..=MAX_SIDE).contains(&size) => Ok(size),
             (None, size) => {
                 let value = size.map_or_else(|| "absent".to_owned(), |s| s.to_string());
-                let valid = "a view has either a crop of its own or the size of the first one's";
+                let valid = format!(
+                    "a view has either a crop of its own or, of the first one's, a size of 1 to {MAX_SIDE}"
+                );
                 Err(Wrong::new(format!("{key}.size"), value, valid))
             }
             (Some(_), Some(size)) => {
@@ -109,7 +112,7 @@ impl ViewFile {
         }
         if !first.crops_first() {
             let valid = "needs a first crop that cuts before it resizes: random-resized, \
-                         random-resized-once or multi-scale";
+                         random-resized-once, multi-scale or largest";
             return Err(Wrong::new(format!("{key}.crop"), "absent", valid));
         }
         Ok(())

@@ -170,6 +170,7 @@ pub struct Resampler {
     horizontal: Axis,
     vertical: Axis,
     rows: Vec<u8>,
+    bilinear: torch::Bilinear,
     /// Whether the fast passes are used.
     fast: bool,
 }
@@ -192,6 +193,7 @@ impl Resampler {
             horizontal: Axis::default(),
             vertical: Axis::default(),
             rows: Vec::new(),
+            bilinear: torch::Bilinear::default(),
             fast: false,
         }
     }

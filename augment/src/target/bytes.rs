@@ -6,13 +6,17 @@
 //! stretches what was rounded there, so in a token of nearly one colour the numbers are made of those
 //! pixels; all numbers are within 1e-5 of those of [`super::pixels::pixel_targets`].
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
 use tubelet_core::{PatchSize, Size};
 
 use super::pixels::{FrameChoice, PatchNorm, normalise_token};
 use crate::normalise::Normalise;
 
-/// Numbers of one step: eight pixels, so that number l has channel l mod 3.
-const STEP: usize = 24;
+/// Tokens whose sums are made before the numbers of any: what follows from the sums is a chain of
+/// divisions, and several chains take as long as one.
+const BLOCK: usize = 8;
 
 /// How far a formula may stretch normalised pixels, whose f32 may be 2.5e-7 away.
 const MOST_STRETCH: f64 = 32.0;
@@ -32,6 +36,10 @@ pub struct ByteTargets {
     unit: [f64; 3],
     /// What black is in normalised values, −mean/std.
     black: [f64; 3],
+    /// Tokens of a frame and of a row of it.
+    cells: [u32; 2],
+    /// 1/n, 1/(n − 1) and 1/(3 n − 1) of the n pixels of a token.
+    shares: [f64; 3],
     /// Each grey level as the reference's f32, by channel.
     table: Box<[[f32; 256]; 3]>,
 }
@@ -58,7 +66,11 @@ impl ByteTargets {
                 channel.iter_mut().for_each(|v| *v = *v * normalise.std[c] + normalise.mean[c]);
             }
         }
-        Self { norm, size, patch, normalise, chosen, per_slot, unit, black, table }
+        let n = f64::from(patch.h * patch.w) * per_slot as f64;
+        let shares = [n, n - 1.0, 3.0 * n - 1.0].map(|count| 1.0 / count);
+        let columns = (size.width / patch.w).max(1);
+        let cells = [(size.height / patch.h * columns).max(1), columns];
+        Self { norm, size, patch, normalise, chosen, per_slot, unit, black, cells, shares, table }
     }
 
     /// Numbers of a target.
@@ -77,20 +89,31 @@ impl ByteTargets {
             // SAFETY: the processor has AVX2.
             return unsafe { self.write_avx2(pixels, tokens, out) };
         }
-        self.write_with(pixels, tokens, out, |sums, starts| sums.add(pixels, starts, 0));
+        self.write_plain(pixels, tokens, out);
+    }
+
+    fn write_plain(&self, pixels: &[u8], tokens: &[u32], out: &mut [f32]) {
+        let add = |sums: &mut Sums, starts: Starts<'_>| sums.add(pixels, starts, 0);
+        self.write_with(pixels, tokens, out, add, |map, starts, out| {
+            map.apply(pixels, starts, 0, out);
+        });
     }
 
     /// [`Self::write_with`] compiled for AVX2; the numbers are the same.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
     fn write_avx2(&self, pixels: &[u8], tokens: &[u32], out: &mut [f32]) {
-        self.write_with(pixels, tokens, out, |sums, starts| {
-            let done = avx2::add(sums, pixels, starts.clone());
+        let add = |sums: &mut Sums, starts: Starts<'_>| {
+            let done = avx2::add(sums, pixels, &starts);
             sums.add(pixels, starts, done);
+        };
+        self.write_with(pixels, tokens, out, add, |map, starts, out| {
+            let done = avx2::apply(map, pixels, &starts, out);
+            map.apply(pixels, starts, done, out);
         });
     }
 
-    /// `add` adds a token's bytes to sums.
+    /// `add` adds a token's bytes to sums, `apply` makes its numbers of them.
     #[inline(always)]
     fn write_with<'a>(
         &'a self,
@@ -98,23 +121,33 @@ impl ByteTargets {
         tokens: &[u32],
         out: &mut [f32],
         add: impl Fn(&mut Sums, Starts<'a>),
+        apply: impl Fn(&Affine, Starts<'a>, &mut [f32]),
     ) {
-        let bytes = self.patch.w as usize * 3;
-        for (token, out) in tokens.iter().zip(out.chunks_exact_mut(self.dim())) {
-            let starts = self.starts(*token);
-            let map = match self.norm {
-                PatchNorm::Raw => Some(self.affine([0.0; 3], [0.0; 3], [1.0; 3])),
-                PatchNorm::Unit => Some(self.affine([0.0; 3], self.black, self.std())),
-                _ => {
-                    let mut sums = Sums { bytes, ..Sums::default() };
-                    add(&mut sums, starts.clone());
-                    self.standard(&sums)
+        let (dim, bytes) = (self.dim(), self.patch.w as usize * 3);
+        let whole = match self.norm {
+            PatchNorm::Raw => Some(self.affine([0.0; 3], [0.0; 3], [1.0; 3])),
+            PatchNorm::Unit => Some(self.affine([0.0; 3], self.black, self.std())),
+            _ => None,
+        };
+        for (tokens, out) in tokens.chunks(BLOCK).zip(out.chunks_mut(BLOCK * dim)) {
+            let starts: [Starts<'_>; BLOCK] =
+                std::array::from_fn(|n| self.starts(tokens.get(n).copied().unwrap_or(0)));
+            let mut sums = [Sums { bytes, ..Sums::default() }; BLOCK];
+            let mut maps = [whole; BLOCK];
+            if whole.is_none() {
+                for (sums, starts) in sums.iter_mut().zip(&starts[..tokens.len()]) {
+                    add(sums, starts.clone());
                 }
-            };
-            let lines = starts.zip(out.chunks_exact_mut(bytes));
-            if let Some(map) = map {
-                lines.for_each(|(start, out)| map.apply(&pixels[start..start + bytes], out));
-            } else {
+                for (map, sums) in maps.iter_mut().zip(&sums[..tokens.len()]) {
+                    *map = self.standard(sums);
+                }
+            }
+            for ((map, starts), out) in maps.iter().zip(starts).zip(out.chunks_exact_mut(dim)) {
+                if let Some(map) = map {
+                    apply(map, starts, out);
+                    continue;
+                }
+                let lines = starts.zip(out.chunks_exact_mut(bytes));
                 lines.for_each(|(start, out)| self.look_up(&pixels[start..start + bytes], out));
                 normalise_token(self.norm, out);
             }
@@ -134,8 +167,7 @@ impl ByteTargets {
     #[inline(always)]
     fn starts(&self, token: u32) -> Starts<'_> {
         let (patch, width) = (self.patch, self.size.width as usize);
-        let columns = self.size.width / patch.w;
-        let cells = self.size.height / patch.h * columns;
+        let [cells, columns] = self.cells;
         let (slot, cell) = ((token / cells) as usize, token % cells);
         let top = (cell / columns * patch.h) as usize;
         let left = (cell % columns * patch.w) as usize;
@@ -152,42 +184,46 @@ impl ByteTargets {
     /// The map of a token with these sums; `None` where it stretches too much.
     #[inline(always)]
     fn standard(&self, sums: &Sums) -> Option<Affine> {
-        const CHANNELS: [usize; 3] = [0, 1, 2];
         let count = (self.dim() / 3) as u64;
-        let n = count as f64;
         let Self { unit, black, .. } = self;
+        let [per_value, unbiased, of_all] = self.shares;
         let std = self.std();
+        // Signed numbers of 64 bits become floats in one step.
         // Of each channel in normalised values: the mean, and the sum of squares about it.
-        let grey = sums.values.map(|sum| sum as f64 / n);
-        let mean = CHANNELS.map(|c| grey[c] * unit[c] + black[c]);
-        let per_value = 1.0 / n;
-        let squares = CHANNELS.map(|c| {
+        let (mut grey, mut mean, mut squares) = ([0.0; 3], [0.0; 3], [0.0; 3]);
+        for c in 0..3 {
+            grey[c] = sums.values[c] as i64 as f64 * per_value;
+            mean[c] = grey[c] * unit[c] + black[c];
             let whole = count * sums.squares[c] - sums.values[c] * sums.values[c];
-            whole as f64 * per_value * (unit[c] * unit[c])
-        });
-        let unbiased = 1.0 / (n - 1.0);
-        let (means, scales) = match self.norm {
-            PatchNorm::Raw | PatchNorm::Unit => ([0.0; 3], [1.0; 3]),
-            PatchNorm::Mae => {
-                let all = mean.iter().sum::<f64>() / 3.0;
-                let between = mean.iter().map(|m| (m - all).powi(2)).sum::<f64>() * n;
-                let var = (squares.iter().sum::<f64>() + between) / (3.0 * n - 1.0);
-                ([all; 3], [1.0 / (var + 1e-6).sqrt(); 3])
+            squares[c] = whole as i64 as f64 * per_value * (unit[c] * unit[c]);
+        }
+        let (mut means, mut scales) = (mean, [1.0; 3]);
+        if self.norm == PatchNorm::Mae {
+            let all = (mean[0] + mean[1] + mean[2]) * (1.0 / 3.0);
+            let mut sum = 0.0;
+            for c in 0..3 {
+                sum += squares[c] + (mean[c] - all) * (mean[c] - all) * count as i64 as f64;
             }
-            // These two are of pixels from 0 to 1.
-            PatchNorm::Videomae => {
-                (mean, CHANNELS.map(|c| std[c] / ((squares[c] * unbiased).sqrt() * std[c] + 1e-6)))
+            means = [all; 3];
+            scales = [1.0 / (sum * of_all + 1e-6).sqrt(); 3];
+        } else {
+            for c in 0..3 {
+                scales[c] = match self.norm {
+                    // These two are of pixels from 0 to 1.
+                    PatchNorm::Videomae => {
+                        std[c] / ((squares[c] * unbiased).sqrt() * std[c] + 1e-6)
+                    }
+                    PatchNorm::Omnimae => {
+                        std[c] / (squares[c] * unbiased * (std[c] * std[c]) + 1e-6).sqrt()
+                    }
+                    _ => 1.0 / (squares[c] * per_value + 1e-5).sqrt(),
+                };
             }
-            PatchNorm::Omnimae => (
-                mean,
-                CHANNELS
-                    .map(|c| std[c] / (squares[c] * unbiased * (std[c] * std[c]) + 1e-6).sqrt()),
-            ),
-            PatchNorm::Bootmae => (mean, squares.map(|s| 1.0 / (s * per_value + 1e-5).sqrt())),
-        };
+        }
         let stretch = scales.iter().fold(0.0, |most: f64, scale| most.max(*scale));
         // By way of the grey level next to the mean, the distance from which is exact.
-        (stretch <= MOST_STRETCH).then(|| self.affine(grey.map(f64::floor), means, scales))
+        let level = [grey[0].floor(), grey[1].floor(), grey[2].floor()];
+        (stretch <= MOST_STRETCH).then(|| self.affine(level, means, scales))
     }
 
     fn std(&self) -> [f64; 3] {
@@ -197,17 +233,14 @@ impl ByteTargets {
     /// The map to (x − mean) · scale of normalised pixels x.
     #[inline(always)]
     fn affine(&self, level: [f64; 3], means: [f64; 3], scales: [f64; 3]) -> Affine {
-        let lanes = |c: [f64; 3]| {
-            let [r, g, b] = c.map(|v| v as f32);
-            [r, g, b, r, g, b, r, g, b, r, g, b, r, g, b, r, g, b, r, g, b, r, g, b]
-        };
         let Self { unit, black, .. } = self;
-        let shift = |c: usize| (level[c] * unit[c] + black[c] - means[c]) * scales[c];
-        Affine {
-            level: lanes(level),
-            scale: lanes([0, 1, 2].map(|c| scales[c] * unit[c])),
-            shift: lanes([0, 1, 2].map(shift)),
+        let mut map = Affine { bytes: self.patch.w as usize * 3, ..Affine::default() };
+        for c in 0..3 {
+            map.level[c] = level[c] as f32;
+            map.scale[c] = (scales[c] * unit[c]) as f32;
+            map.shift[c] = ((level[c] * unit[c] + black[c] - means[c]) * scales[c]) as f32;
         }
+        map
     }
 }
 
@@ -224,13 +257,21 @@ struct Starts<'a> {
     line: usize,
 }
 
+impl Starts<'_> {
+    /// Start of the first line of `frame`.
+    #[inline(always)]
+    fn of_frame(&self, frame: u32) -> usize {
+        frame as usize * self.frame_bytes + self.first
+    }
+}
+
 impl Iterator for Starts<'_> {
     type Item = usize;
 
     #[inline(always)]
     fn next(&mut self) -> Option<usize> {
-        let frame = *self.frames.first()? as usize;
-        let start = frame * self.frame_bytes + self.first + self.line * self.line_bytes;
+        let frame = *self.frames.first()?;
+        let start = self.of_frame(frame) + self.line * self.line_bytes;
         self.line += 1;
         if self.line == self.lines {
             (self.line, self.frames) = (0, &self.frames[1..]);
@@ -265,127 +306,30 @@ impl Sums {
     }
 }
 
-/// Sums of 16 pixels of a line at a time.
-#[cfg(target_arch = "x86_64")]
-mod avx2 {
-    use std::arch::x86_64::{
-        __m128i, __m256i, _mm_add_epi32, _mm_cvtsi128_si32, _mm_loadu_si128, _mm_shuffle_epi32,
-        _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256, _mm256_castsi256_si128,
-        _mm256_cvtepu8_epi16, _mm256_extracti128_si256, _mm256_loadu_si256, _mm256_madd_epi16,
-        _mm256_mullo_epi16, _mm256_set1_epi32, _mm256_setzero_si256, _mm256_srli_epi32,
-    };
-
-    use super::{Starts, Sums};
-
-    /// Bytes of one step; byte l has channel l mod 3.
-    const STEP: usize = 48;
-    /// Lines whose bytes fit an i16 when they are added.
-    const MOST_LINES: usize = 128;
-
-    /// Adds as many bytes of each line as fill whole steps; says how many.
-    #[target_feature(enable = "avx2")]
-    pub(super) fn add(sums: &mut Sums, pixels: &[u8], starts: Starts<'_>) -> usize {
-        if starts.lines * starts.frames.len() > MOST_LINES {
-            return 0;
-        }
-        let steps = sums.bytes / STEP;
-        for at in (0..steps).map(|step| step * STEP) {
-            // Even and odd bytes of a register's squares are added apart, in 32 bits.
-            let zero = _mm256_setzero_si256();
-            let (mut values, mut even, mut odd) = ([zero; 3], [zero; 3], [zero; 3]);
-            let low = _mm256_set1_epi32(0xffff);
-            for start in starts.clone() {
-                let line = &pixels[start + at..start + at + STEP];
-                for (n, bytes) in line.chunks_exact(16).enumerate() {
-                    // SAFETY: 16 bytes are read.
-                    let bytes = unsafe { _mm_loadu_si128(bytes.as_ptr().cast::<__m128i>()) };
-                    let wide = _mm256_cvtepu8_epi16(bytes);
-                    let square = _mm256_mullo_epi16(wide, wide);
-                    values[n] = _mm256_add_epi16(values[n], wide);
-                    even[n] = _mm256_add_epi32(even[n], _mm256_and_si256(square, low));
-                    odd[n] = _mm256_add_epi32(odd[n], _mm256_srli_epi32::<16>(square));
-                }
-            }
-            for c in 0..3 {
-                let (mut value, mut square) = (zero, zero);
-                for n in 0..3 {
-                    // Byte k of register n has channel (n + k) mod 3, since 16 mod 3 is 1.
-                    let first = (c + 3 - n) % 3;
-                    let ones = load(&ONES[first]);
-                    value = _mm256_add_epi32(value, _mm256_madd_epi16(values[n], ones));
-                    let (evens, odds) = (load(&EVEN[first]), load(&EVEN[(first + 2) % 3]));
-                    square = _mm256_add_epi32(square, _mm256_and_si256(even[n], evens));
-                    square = _mm256_add_epi32(square, _mm256_and_si256(odd[n], odds));
-                }
-                sums.values[c] += total(value);
-                sums.squares[c] += total(square);
-            }
-        }
-        steps * STEP
-    }
-
-    /// 1 for each 16-bit number k with k mod 3 = the index.
-    const ONES: [[i16; 16]; 3] = {
-        let mut all = [[0; 16]; 3];
-        let mut k = 0;
-        while k < 16 {
-            all[k % 3][k] = 1;
-            k += 1;
-        }
-        all
-    };
-
-    /// All bits of each 32-bit number k with 2 k mod 3 = the index.
-    const EVEN: [[i32; 8]; 3] = {
-        let mut all = [[0; 8]; 3];
-        let mut k = 0;
-        while k < 8 {
-            all[2 * k % 3][k] = -1;
-            k += 1;
-        }
-        all
-    };
-
-    #[target_feature(enable = "avx2")]
-    fn load<T: Copy, const N: usize>(numbers: &[T; N]) -> __m256i {
-        const { assert!(size_of::<T>() * N == 32) };
-        // SAFETY: 32 bytes are read of 32.
-        unsafe { _mm256_loadu_si256(numbers.as_ptr().cast()) }
-    }
-
-    /// The sum of eight 32-bit numbers, which fits 32 bits.
-    #[target_feature(enable = "avx2")]
-    fn total(numbers: __m256i) -> u64 {
-        let (low, high) = (_mm256_castsi256_si128(numbers), _mm256_extracti128_si256::<1>(numbers));
-        let four = _mm_add_epi32(low, high);
-        let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b01_00_11_10>(four));
-        let one = _mm_add_epi32(two, _mm_shuffle_epi32::<0b10_11_00_01>(two));
-        u64::from(_mm_cvtsi128_si32(one) as u32)
-    }
-}
-
-/// v ↦ (v − level) · scale + shift, by channel.
+/// v ↦ (v − level) · scale + shift, by channel; the fourth numbers fill a register.
+#[derive(Clone, Copy, Debug, Default)]
 struct Affine {
-    level: [f32; STEP],
-    scale: [f32; STEP],
-    shift: [f32; STEP],
+    /// Bytes of a line.
+    bytes: usize,
+    level: [f32; 4],
+    scale: [f32; 4],
+    shift: [f32; 4],
 }
 
 impl Affine {
+    /// The numbers of a token from number `from` of each line on, a multiple of 3.
     #[inline(always)]
-    fn apply(&self, bytes: &[u8], out: &mut [f32]) {
-        let value =
-            |l: usize, byte: u8| (f32::from(byte) - self.level[l]) * self.scale[l] + self.shift[l];
-        let mut lines = bytes.chunks_exact(STEP);
-        let mut outs = out.chunks_exact_mut(STEP);
-        for (bytes, out) in (&mut lines).zip(&mut outs) {
-            for l in 0..STEP {
-                out[l] = value(l, bytes[l]);
-            }
+    fn apply(&self, pixels: &[u8], starts: Starts<'_>, from: usize, out: &mut [f32]) {
+        if from == self.bytes {
+            return;
         }
-        let rest = lines.remainder().iter().zip(outs.into_remainder());
-        for (l, (byte, out)) in rest.enumerate() {
-            *out = value(l, *byte);
+        for (start, out) in starts.zip(out.chunks_exact_mut(self.bytes)) {
+            let bytes = &pixels[start + from..start + self.bytes];
+            for (bytes, out) in bytes.chunks_exact(3).zip(out[from..].chunks_exact_mut(3)) {
+                for c in 0..3 {
+                    out[c] = (f32::from(bytes[c]) - self.level[c]) * self.scale[c] + self.shift[c];
+                }
+            }
         }
     }
 }
@@ -516,8 +460,7 @@ mod tests {
                 let stage = ByteTargets::new(norm, frames, size, patch, IMAGENET, choice);
                 let fast = written(&stage, &bytes, &[0, 1]);
                 let mut plain = vec![0.0; fast.len()];
-                let add = |sums: &mut Sums, starts: Starts<'_>| sums.add(&bytes, starts, 0);
-                stage.write_with(&bytes, &[0, 1], &mut plain, add);
+                stage.write_plain(&bytes, &[0, 1], &mut plain);
                 assert_eq!(fast, plain);
             }
         }

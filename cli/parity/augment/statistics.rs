@@ -246,7 +246,8 @@ pub(super) fn crops(case: &Case) -> Result<Outcome> {
             }
         }
         "multi_scale_crop" => {
-            let (out, scales) = (case.param("input")?, case.param::<Vec<f64>>("scales")?);
+            let out = Size::square(case.param("input")?);
+            let scales: Vec<f64> = case.param("scales")?;
             let distort = case.param("max_distort")?;
             let places = multi_scale_places(case)?;
             Box::new(move |rng| crop::multi_scale_crop(size, out, &scales, distort, places, rng))
@@ -317,7 +318,7 @@ pub(super) fn crop_candidates(case: &Case) -> Result<Outcome> {
     let scales: Vec<f64> = case.param("scales")?;
     let candidates = crop::multi_scale_candidates(
         size,
-        case.param("input")?,
+        Size::square(case.param("input")?),
         &scales,
         case.param("max_distort")?,
     );

@@ -15,11 +15,18 @@ use super::{ConvertOptions, Format, Images, OnBroken, Videos};
 use crate::error::{FormatError, FormatErrorKind};
 use crate::index::in_parallel;
 use crate::record::{MediaKind, Record, ShardReader, Span};
+use crate::transcode::{Pyramid, Quality};
 
 /// Bytes of sources that are read ahead of the file being written.
 const AHEAD_BYTES: u64 = 32 << 20;
 /// Sources that are read ahead of the file being written.
 const AHEAD: usize = 64;
+
+/// Most levels of a pyramid.
+const MAX_LEVELS: usize = 8;
+
+/// A source that was read before its turn; taken once.
+type ReadAhead = Mutex<Option<Result<Vec<u8>, FormatError>>>;
 
 /// One conversion.
 pub(super) struct Job<'a> {
@@ -53,6 +60,7 @@ impl<'a> Job<'a> {
                 shard_size: options.shard_size,
                 format: options.format,
                 images: options.images,
+                pyramid: options.pyramid.clone(),
                 video: options.video,
                 filter: options.filter,
                 kind,
@@ -104,35 +112,38 @@ impl<'a> Job<'a> {
         }
         let file = self.record.file_name(n);
         let mut sink = Sink::create(&self.out.working(&file)?, &self.out.path(""), &self.record)?;
-        let (mut samples, mut measured) = (Vec::new(), (0.0, 0, 0));
+        let (mut samples, mut measured) = (Vec::new(), (Quality::default(), 0));
         for batch in self.batches(n) {
             for (sample, prepared) in self.prepare(batch, n, threads, tick) {
                 let record = self.store(sample, prepared, &mut sink, &mut measured)?;
                 samples.push(record);
             }
         }
-        if measured.2 == 0 {
+        if measured.1 == 0 {
             measured = self.measure_one(n, &samples);
         }
         let (bytes, xxh3) = sink.finish()?;
         if self.options.format != Format::Folder {
             self.out.publish(&file)?;
         }
-        let record = ShardRecord { file, bytes, xxh3, samples, measured };
+        let (quality, measured) = measured;
+        let record = ShardRecord { file, bytes, xxh3, samples, quality, measured };
         self.out.write(&self.record.record_name(n), to_json(&record).as_bytes())
     }
 
     /// Re-encodes the first sample of shard `n` that was written once more, to measure its error.
     /// For shards whose first sample is left out and that hold none of the drawn ones.
-    fn measure_one(&self, n: usize, samples: &[SampleRecord]) -> (f64, u64, u64) {
+    fn measure_one(&self, n: usize, samples: &[SampleRecord]) -> (Quality, u64) {
         let settings = &self.record.settings;
         let written = samples.iter().position(|s| s.outcome == Outcome::Written);
-        let Some(at) = written.filter(|_| settings.reencodes()) else { return (0.0, 0, 0) };
+        let Some(at) = written.filter(|_| settings.reencodes()) else {
+            return (Quality::default(), 0);
+        };
         let record = self.reader.record(self.shards[n].start + at);
         let prepared = Maker::new(self.reader, settings).make(&record, true);
         match prepared.result {
-            Ok(Payload { error: Some((sum, values)), .. }) => (sum, values, 1),
-            _ => (0.0, 0, 0),
+            Ok(Payload { quality: Some(quality), .. }) => (quality, 1),
+            _ => (Quality::default(), 0),
         }
     }
 
@@ -156,16 +167,32 @@ impl<'a> Job<'a> {
         tick: &(dyn Fn() + Sync),
     ) -> Vec<(Record, Prepared)> {
         let first = self.shards[n].start;
+        let read = self.read_ahead(&batch);
         in_parallel(batch.len(), threads, &|_, _| tick(), || {
             let mut maker = Maker::new(self.reader, &self.record.settings);
+            let read = &read;
             move |k| {
                 let index = batch.start + k;
                 let record = self.reader.record(index);
                 let measure = index == first || xxh3_64(record.name.as_bytes()) % 64 == 0;
-                let prepared = maker.make(&record, measure);
+                let here = read.get(k).and_then(|r| r.lock().ok()?.take());
+                let prepared = match here {
+                    Some(read) => maker.make_of(&record, read, measure),
+                    None => maker.make(&record, measure),
+                };
                 (record, prepared)
             }
         })
+    }
+
+    /// The sources of `batch`, read in order, where another order is slow; else none.
+    fn read_ahead(&self, batch: &Range<usize>) -> Vec<ReadAhead> {
+        let read = |n: usize| {
+            let mut buf = Vec::new();
+            let record = self.reader.record(n);
+            Mutex::new(Some(self.reader.read(&record, &mut buf).map(<[u8]>::to_vec)))
+        };
+        if self.reader.in_order() { batch.clone().map(read).collect() } else { Vec::new() }
     }
 
     /// Adds one sample to a shard, or tells why it is left out.
@@ -174,7 +201,7 @@ impl<'a> Job<'a> {
         sample: Record,
         prepared: Prepared,
         sink: &mut Sink,
-        measured: &mut (f64, u64, u64),
+        measured: &mut (Quality, u64),
     ) -> Result<SampleRecord, FormatError> {
         let mut record = SampleRecord {
             name: sample.name.clone(),
@@ -184,15 +211,17 @@ impl<'a> Job<'a> {
             source: prepared.source,
             payload: (0, String::new()),
             file: None,
+            levels: Vec::new(),
         };
         match prepared.result {
             Ok(payload) => {
                 let hash = format!("{:016x}", xxh3_64(&payload.bytes));
                 record.payload = (payload.bytes.len() as u64, hash);
-                record.file = sink.write(&sample, &payload, &record.payload.1)?;
+                (record.file, record.levels) = sink.write(&sample, &payload, &record.payload.1)?;
                 record.why = payload.note;
-                if let Some((sum, values)) = payload.error {
-                    *measured = (measured.0 + sum, measured.1 + values, measured.2 + 1);
+                if let Some(quality) = payload.quality {
+                    measured.0 += quality;
+                    measured.1 += 1;
                 }
             }
             Err((Outcome::Broken, why)) if self.options.on_error == OnBroken::Fail => {
@@ -237,11 +266,17 @@ fn check_profiles(
             p.short_side, p.quality
         ));
     }
+    if let Some(pyramid) = &options.pyramid {
+        check_pyramid(kind, pyramid, options.images).or_else(refuse)?;
+    }
     if let Videos::Train(v) = options.video {
         #[cfg(not(feature = "video"))]
         return refuse("this build cannot encode videos (feature `video`)".to_owned());
         if !matches!(v.stride, 1 | 2 | 4 | 8 | 16) {
             return refuse(format!("stride {}: use 1, 2, 4, 8 or 16", v.stride));
+        }
+        if let Some(fps) = v.fps.filter(|fps| !fps.is_usable()) {
+            return refuse(format!("{}/{} frames per second", fps.frames, fps.seconds));
         }
         if v.short_side < 2 || v.crf > 51 {
             return refuse(format!(
@@ -251,6 +286,30 @@ fn check_profiles(
         }
     }
     Ok(())
+}
+
+/// Why a pyramid cannot be made.
+fn check_pyramid(kind: MediaKind, pyramid: &Pyramid, images: Images) -> Result<(), String> {
+    let Pyramid { sides, quality } = pyramid;
+    if kind == MediaKind::Video {
+        return Err("these are videos: a pyramid is for pictures".to_owned());
+    }
+    let ascend = sides.windows(2).all(|pair| pair[0] < pair[1]);
+    if !ascend || sides.first().is_none_or(|side| *side == 0) || sides.len() > MAX_LEVELS {
+        return Err(format!(
+            "a pyramid of {sides:?}: up to {MAX_LEVELS} shorter sides, at least 1, ascending"
+        ));
+    }
+    if !(1..=100).contains(quality) {
+        return Err(format!("quality {quality}: use 1 to 100"));
+    }
+    match (images, sides.last()) {
+        (Images::Train(p), Some(last)) if *last >= p.short_side => Err(format!(
+            "a level of {last}, but pictures are limited to {}: levels are smaller",
+            p.short_side
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn hash_of_listing(reader: &dyn ShardReader, sizes: &[u64]) -> String {

@@ -17,7 +17,6 @@ use super::{ConvertReport, Dropped, Format};
 use crate::error::{FormatError, FormatErrorKind};
 use crate::facts::parquet_error;
 use crate::store::StoreOptions;
-use crate::transcode::psnr;
 
 /// Counts, settings, shards with their hashes, classes, drops.
 pub const MANIFEST: &str = "manifest.json";
@@ -93,7 +92,11 @@ fn take_over(
     to: &Place,
 ) -> Result<(), FormatError> {
     let files: Vec<&str> = match job.settings.format {
-        Format::Folder => shard.samples.iter().filter_map(|s| s.file.as_deref()).collect(),
+        Format::Folder => {
+            let levels = shard.samples.iter().flat_map(|s| &s.levels);
+            let own = shard.samples.iter().filter_map(|s| s.file.as_deref());
+            levels.map(|(file, _)| file.as_str()).chain(own).collect()
+        }
         _ => vec![&shard.file],
     };
     for file in files {
@@ -117,11 +120,9 @@ fn report(job: &JobRecord, shards: &[ShardRecord]) -> ConvertReport {
         complete: shards.len() == job.shards,
         ..ConvertReport::default()
     };
-    let (mut sum, mut values, mut measured) = (0.0, 0, 0);
     for shard in shards {
-        sum += shard.measured.0;
-        values += shard.measured.1;
-        measured += shard.measured.2;
+        report.quality += shard.quality;
+        report.measured += shard.measured;
         for sample in &shard.samples {
             let because = || Dropped {
                 name: sample.name.clone(),
@@ -136,14 +137,14 @@ fn report(job: &JobRecord, shards: &[ShardRecord]) -> ConvertReport {
                         report.notes.push(because());
                     }
                     if job.settings.format == Format::Folder {
-                        report.bytes += sample.payload.0;
+                        let levels = sample.levels.iter().map(|(_, bytes)| bytes);
+                        report.bytes += sample.payload.0 + levels.sum::<u64>();
                     }
                 }
             }
         }
         report.bytes += shard.bytes;
     }
-    report.psnr = (values > 0).then(|| (psnr(sum / values as f64), measured));
     report
 }
 
@@ -165,9 +166,10 @@ fn manifest(
     let files = shards
         .iter()
         .map(|s| json!({"file": s.file, "rows": rows(s), "bytes": s.bytes, "xxh3": s.xxh3}));
-    let quality = report.psnr.map(
-        |(psnr, samples)| json!({"psnr_db": psnr.is_finite().then_some(psnr), "samples": samples}),
-    );
+    let quality = report.quality.psnr().map(|psnr| {
+        let psnr = psnr.is_finite().then_some(psnr);
+        json!({"psnr_db": psnr, "ssim": report.quality.ssim(), "samples": report.measured})
+    });
     to_json(&json!({
         "tool": job.tool,
         "source": job.source,

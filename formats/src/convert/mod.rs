@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::FormatError;
 use crate::record::ShardReader;
 use crate::store::StoreOptions;
-use crate::transcode::{PictureSettings, VideoSettings};
+use crate::transcode::{PictureSettings, Pyramid, Quality, VideoSettings};
 
 pub use manifest::{MANIFEST, MANIFEST_TABLE, QUARANTINE, merge};
 pub use sink::CLASSES;
@@ -94,6 +94,8 @@ pub struct ConvertOptions {
     pub shard_size: u64,
     /// How pictures are stored.
     pub images: Images,
+    /// Further, smaller encodings of pictures.
+    pub pyramid: Option<Pyramid>,
     /// How videos are stored.
     pub video: Videos,
     /// What is written.
@@ -120,6 +122,7 @@ impl Default for ConvertOptions {
         Self {
             shard_size: SHARD_SIZE,
             images: Images::Keep,
+            pyramid: None,
             video: Videos::Keep,
             format: Format::Parquet,
             filter: Filter::default(),
@@ -162,8 +165,10 @@ pub struct ConvertReport {
     pub planned: usize,
     /// Their bytes.
     pub bytes: u64,
-    /// Peak signal-to-noise ratio in decibels over the measured samples, and their number.
-    pub psnr: Option<(f64, u64)>,
+    /// How far re-encoded samples are from their sources, over those that were measured.
+    pub quality: Quality,
+    /// How many were.
+    pub measured: u64,
     /// Whether all shards of all tasks are there and the manifest was written.
     pub complete: bool,
 }

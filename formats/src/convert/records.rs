@@ -10,6 +10,7 @@ use super::{Filter, Format, Images, Videos};
 use crate::error::{FormatError, FormatErrorKind};
 use crate::index::in_parallel;
 use crate::record::MediaKind;
+use crate::transcode::{Pyramid, Quality};
 
 /// Folder of the records inside the output.
 pub(crate) const FOLDER: &str = ".tubelet";
@@ -35,12 +36,19 @@ pub(crate) struct Settings {
     pub(crate) shard_size: u64,
     pub(crate) format: Format,
     pub(crate) images: Images,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pyramid: Option<Pyramid>,
     pub(crate) video: Videos,
     pub(crate) filter: Filter,
     pub(crate) kind: MediaKind,
 }
 
 impl Settings {
+    /// Shorter sides of the further encodings of a picture.
+    pub(crate) fn sides(&self) -> &[u32] {
+        self.pyramid.as_ref().map_or(&[], |p| &p.sides)
+    }
+
     /// Whether payloads are made anew rather than copied.
     pub(crate) fn reencodes(&self) -> bool {
         match self.kind {
@@ -58,8 +66,9 @@ pub(crate) struct ShardRecord {
     pub(crate) bytes: u64,
     pub(crate) xxh3: String,
     pub(crate) samples: Vec<SampleRecord>,
-    /// Sum of squared errors, values and samples that were measured.
-    pub(crate) measured: (f64, u64, u64),
+    /// How far payloads are from their sources, and how many were measured for that.
+    pub(crate) quality: Quality,
+    pub(crate) measured: u64,
 }
 
 /// What became of a sample.
@@ -97,6 +106,9 @@ pub(crate) struct SampleRecord {
     /// The sample's own file, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) file: Option<String>,
+    /// The files of its smaller encodings with their sizes, where they have files of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) levels: Vec<(String, u64)>,
 }
 
 impl JobRecord {
@@ -176,9 +188,12 @@ impl JobRecord {
     ) -> Result<Option<ShardRecord>, FormatError> {
         let Some(text) = out.read(&self.record_name(n))? else { return Ok(None) };
         let Ok(record) = serde_json::from_slice::<ShardRecord>(&text) else { return Ok(None) };
+        let has = |file: &str, bytes: u64| out.has(file, bytes).unwrap_or(false);
         let whole = match self.settings.format {
             Format::Folder => record.samples.iter().all(|s| match &s.file {
-                Some(file) => out.has(file, s.payload.0).unwrap_or(false),
+                Some(file) => {
+                    has(file, s.payload.0) && s.levels.iter().all(|(file, bytes)| has(file, *bytes))
+                }
                 None => s.outcome != Outcome::Written,
             }),
             _ => out.has(&record.file, record.bytes)?,

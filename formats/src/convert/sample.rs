@@ -1,26 +1,29 @@
 //! One source to one payload.
 
-use tubelet_core::MediaInfo;
 #[cfg(feature = "video")]
 use tubelet_core::Spacing;
+use tubelet_core::{MediaInfo, Size};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::records::{Outcome, Settings};
 use super::{Images, Videos};
 use crate::decode::{decoder, sniff};
+use crate::error::FormatError;
 use crate::record::{Decoder, MediaKind, Record, ShardReader};
 #[cfg(feature = "video")]
 use crate::transcode::{GOP, VideoSettings, train_video};
-use crate::transcode::{Transcoded, train_picture};
+use crate::transcode::{Quality, Transcoded, picture_levels, train_picture};
 
 /// What is stored of a sample.
 pub(super) struct Payload {
     pub(super) bytes: Vec<u8>,
+    /// Smaller encodings, one for each side of the settings.
+    pub(super) levels: Vec<Option<Vec<u8>>>,
     pub(super) info: MediaInfo,
     /// Extension of a file of these bytes.
     pub(super) extension: String,
-    /// Squared error and number of values, where measured.
-    pub(super) error: Option<(f64, u64)>,
+    /// How far it is from the source, where measured.
+    pub(super) quality: Option<Quality>,
     /// What was lost beside pixels.
     pub(super) note: Option<String>,
 }
@@ -48,7 +51,20 @@ impl<'a> Maker<'a> {
     /// Reads, checks and re-encodes one sample.
     pub(super) fn make(&mut self, record: &Record, measure: bool) -> Prepared {
         let mut buf = std::mem::take(&mut self.buf);
-        let prepared = match self.reader.read(record, &mut buf) {
+        let reader = self.reader;
+        let prepared = self.make_of(record, reader.read(record, &mut buf), measure);
+        self.buf = buf;
+        prepared
+    }
+
+    /// The same for a sample that was read.
+    pub(super) fn make_of<T: AsRef<[u8]>>(
+        &mut self,
+        record: &Record,
+        read: Result<T, FormatError>,
+        measure: bool,
+    ) -> Prepared {
+        match read.as_ref().map(AsRef::as_ref) {
             Ok(bytes) => Prepared {
                 source: (bytes.len() as u64, format!("{:016x}", xxh3_64(bytes))),
                 result: self.payload(record, bytes, measure),
@@ -57,9 +73,7 @@ impl<'a> Maker<'a> {
                 source: (0, String::new()),
                 result: Err((Outcome::Broken, error.kind.to_string())),
             },
-        };
-        self.buf = buf;
-        prepared
+        }
     }
 
     fn payload(
@@ -74,19 +88,28 @@ impl<'a> Maker<'a> {
             return Err((Outcome::Filtered, why));
         }
         let done = self.transcode(bytes, measure).map_err(broken)?;
+        let (quality, note) = (done.quality, done.note);
         let Some(new) = done.bytes else {
             let extension = extension(&record.name, bytes);
+            let levels = self.levels(bytes, info.size).map_err(broken)?;
             let bytes = bytes.to_vec();
-            return Ok(Payload { bytes, info, extension, error: done.error, note: done.note });
+            return Ok(Payload { bytes, levels, info, extension, quality, note });
         };
         let mut after = self.decoder.probe(&new).map_err(|e| broken(e.to_string()))?;
-        if after.frames != info.frames {
-            let what = format!("{} of {} frames were re-encoded", after.frames, info.frames);
-            return Err(broken(what));
+        let wanted = if self.has_own_rate() { done.frames } else { info.frames };
+        if after.frames != wanted {
+            return Err(broken(format!("{} of {wanted} frames were re-encoded", after.frames)));
         }
         self.mark(&mut after);
         let extension = if self.is_video() { "mp4" } else { "jpg" }.to_owned();
-        Ok(Payload { bytes: new, info: after, extension, error: done.error, note: done.note })
+        let levels = self.levels(bytes, after.size).map_err(broken)?;
+        Ok(Payload { bytes: new, levels, info: after, extension, quality, note })
+    }
+
+    /// The smaller encodings of the picture `bytes`, which is kept in size `stored`.
+    fn levels(&mut self, bytes: &[u8], stored: Size) -> Result<Vec<Option<Vec<u8>>>, String> {
+        let Some(pyramid) = &self.settings.pyramid else { return Ok(Vec::new()) };
+        picture_levels(bytes, self.decoder.as_mut(), stored, pyramid).map_err(|e| e.to_string())
     }
 
     /// The media facts of a sample, scanned from its bytes whatever an index says.
@@ -99,6 +122,11 @@ impl<'a> Maker<'a> {
         }
         info.spacing = record.info.as_ref().and_then(|known| known.spacing);
         Ok(info)
+    }
+
+    /// Whether videos get another number of frames than they had.
+    fn has_own_rate(&self) -> bool {
+        matches!(self.settings.video, Videos::Train(video) if self.is_video() && video.fps.is_some())
     }
 
     fn is_video(&self) -> bool {
@@ -116,7 +144,7 @@ impl<'a> Maker<'a> {
     }
 
     fn transcode(&mut self, bytes: &[u8], measure: bool) -> Result<Transcoded, String> {
-        let kept = Transcoded { bytes: None, error: None, note: None };
+        let kept = Transcoded { bytes: None, quality: None, frames: 0, note: None };
         match (self.is_video(), &self.settings.images, &self.settings.video) {
             (false, Images::Train(settings), _) => {
                 train_picture(bytes, self.decoder.as_mut(), settings, measure)

@@ -21,11 +21,28 @@ const GROUP_BYTES: usize = 32 << 20;
 /// File of a folder that names its classes in label order.
 pub const CLASSES: &str = "classes.txt";
 
+/// The file that a sample has of its own, and those of its smaller encodings with their sizes.
+type Own = (Option<String>, Vec<(String, u64)>);
+
 /// A shard being written.
 pub(super) enum Sink {
-    Parquet { path: PathBuf, schema: Arc<Schema>, writer: Box<ArrowWriter<HashingFile>> },
-    Tar { path: PathBuf, writer: Box<tar::Builder<HashingFile>>, classes: Vec<String> },
-    Folder { out: PathBuf, split: String, classes: Vec<String> },
+    Parquet {
+        path: PathBuf,
+        schema: Arc<Schema>,
+        writer: Box<ArrowWriter<HashingFile>>,
+    },
+    Tar {
+        path: PathBuf,
+        writer: Box<tar::Builder<HashingFile>>,
+        classes: Vec<String>,
+        sides: Vec<u32>,
+    },
+    Folder {
+        out: PathBuf,
+        split: String,
+        classes: Vec<String>,
+        sides: Vec<u32>,
+    },
 }
 
 impl Sink {
@@ -35,9 +52,10 @@ impl Sink {
         let path = path.to_owned();
         Ok(match settings.format {
             Format::Parquet => {
-                let schema = Arc::new(table::schema(settings.kind, &classes));
+                let sides = settings.sides();
+                let schema = Arc::new(table::schema(settings.kind, &classes, sides));
                 let file = HashingFile::create(&path)?;
-                let properties = Some(table::properties(settings.kind));
+                let properties = Some(table::properties(settings.kind, sides));
                 let writer = ArrowWriter::try_new(file, Arc::clone(&schema), properties)
                     .map_err(|e| parquet_error(&path, &e))?;
                 Self::Parquet { path, schema, writer: Box::new(writer) }
@@ -45,7 +63,8 @@ impl Sink {
             Format::Webdataset => {
                 let mut writer = tar::Builder::new(HashingFile::create(&path)?);
                 writer.mode(tar::HeaderMode::Deterministic);
-                Self::Tar { path, writer: Box::new(writer), classes }
+                let sides = settings.sides().to_vec();
+                Self::Tar { path, writer: Box::new(writer), classes, sides }
             }
             Format::Folder => {
                 let classes = folder_names(&classes, out)?;
@@ -53,18 +72,20 @@ impl Sink {
                 if !classes.is_empty() {
                     write_atomically(&out.join(CLASSES), text.as_bytes())?;
                 }
-                Self::Folder { out: out.to_owned(), split: settings.split.clone(), classes }
+                let (split, sides) = (settings.split.clone(), settings.sides().to_vec());
+                Self::Folder { out: out.to_owned(), split, classes, sides }
             }
         })
     }
 
-    /// Adds a sample; returns its own file, relative to the output, where it has one.
+    /// Adds a sample; returns its own file, relative to the output, where it has one, and those of
+    /// its smaller encodings with their sizes.
     pub(super) fn write(
         &mut self,
         sample: &Record,
         payload: &Payload,
         hash: &str,
-    ) -> Result<Option<String>, FormatError> {
+    ) -> Result<Own, FormatError> {
         match self {
             Self::Parquet { path, schema, writer } => {
                 let failed = |e: &dyn std::fmt::Display| parquet_error(path, e);
@@ -73,9 +94,9 @@ impl Sink {
                 if writer.in_progress_size() >= GROUP_BYTES {
                     writer.flush().map_err(|e| failed(&e))?;
                 }
-                Ok(None)
+                Ok((None, Vec::new()))
             }
-            Self::Tar { path, writer, classes } => {
+            Self::Tar { path, writer, classes, sides } => {
                 let facts = facts(sample, payload, hash, classes);
                 let key = format!("{:09}", sample.id.0);
                 let mut add = |extension: &str, bytes: &[u8]| {
@@ -83,24 +104,30 @@ impl Sink {
                         .map_err(|e| FormatError::new(&*path, e))
                 };
                 add(&payload.extension, &payload.bytes)?;
+                for (side, level) in levels(sides, payload) {
+                    add(&format!("px{side}.jpg"), level)?;
+                }
                 if let Some(label) = sample.label {
                     add("cls", label.to_string().as_bytes())?;
                 }
                 add("json", facts.as_bytes())?;
-                Ok(None)
+                Ok((None, Vec::new()))
             }
-            Self::Folder { out, split, classes } => {
+            Self::Folder { out, split, classes, sides } => {
                 let class = sample.label.and_then(|l| classes.get(l as usize));
                 let class = class.map_or("unlabelled", String::as_str);
                 let stem = Path::new(&sample.name).file_stem().unwrap_or_default();
                 let stem = plain(&stem.to_string_lossy());
-                let name = format!("{:09}-{stem}.{}", sample.id.0, payload.extension);
-                let file = format!("{split}/{class}/{name}");
-                let path = out.join(&file);
-                let folder = path.parent().unwrap_or(out);
-                std::fs::create_dir_all(folder).map_err(|e| FormatError::new(folder, e))?;
-                write_atomically(&path, &payload.bytes)?;
-                Ok(Some(file))
+                let stem = format!("{:09}-{stem}", sample.id.0);
+                let mut files = Vec::new();
+                for (side, level) in levels(sides, payload) {
+                    let file = format!("{split}-px{side}/{class}/{stem}.jpg");
+                    write_file(out, &file, level)?;
+                    files.push((file, level.len() as u64));
+                }
+                let file = format!("{split}/{class}/{stem}.{}", payload.extension);
+                write_file(out, &file, &payload.bytes)?;
+                Ok((Some(file), files))
             }
         }
     }
@@ -117,6 +144,19 @@ impl Sink {
             Self::Folder { .. } => Ok((0, String::new())),
         }
     }
+}
+
+/// The smaller encodings that a sample has, with their shorter sides.
+fn levels<'a>(sides: &'a [u32], payload: &'a Payload) -> impl Iterator<Item = (u32, &'a [u8])> {
+    let pairs = sides.iter().zip(&payload.levels);
+    pairs.filter_map(|(side, level)| Some((*side, level.as_deref()?)))
+}
+
+fn write_file(out: &Path, file: &str, bytes: &[u8]) -> Result<(), FormatError> {
+    let path = out.join(file);
+    let folder = path.parent().unwrap_or(out);
+    std::fs::create_dir_all(folder).map_err(|e| FormatError::new(folder, e))?;
+    write_atomically(&path, bytes)
 }
 
 /// The facts that travel with a sample of a tar file.

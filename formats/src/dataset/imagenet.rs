@@ -42,9 +42,11 @@ pub(super) fn list(root: &Path, options: &OpenOptions) -> Result<Listing, Format
         }
     }
     let all: Vec<String> = all.into_iter().collect();
-    for entry in &mut listing.entries {
-        let name = entry.label.and_then(|l| listing.classes.get(l as usize));
-        entry.label = name.and_then(|n| all.binary_search(n).ok()).map(|l| l as u32);
+    for n in 0..listing.entries.len() {
+        let label = listing.entries.label(n);
+        let name = label.and_then(|l| listing.classes.get(l as usize));
+        let label = name.and_then(|n| all.binary_search(n).ok()).map(|l| l as u32);
+        listing.entries.set_label(n, label);
     }
     listing.classes = all;
     Ok(listing)

@@ -70,7 +70,7 @@ pub(super) fn list(root: &Path, options: &OpenOptions) -> Result<Listing, Format
     }
     let classes: Vec<String> = names.into_iter().collect();
     let mut listing = Listing::default();
-    let clips = Clips::find(root, split, options.unpack, &mut listing)?;
+    let clips = Clips::find(root, options, &mut listing)?;
     for row in of_split(read(&wanted)?, split) {
         let label = classes.binary_search(&row.label).ok().map(|l| l as u32);
         let stems = stems(&row);
@@ -110,10 +110,10 @@ impl Clips {
     /// Those of the split, which replacements override.
     fn find(
         root: &Path,
-        split: &str,
-        unpack: bool,
+        options: &OpenOptions,
         listing: &mut Listing,
     ) -> Result<Self, FormatError> {
+        let split = options.split.as_str();
         let mut clips = Self(HashMap::new());
         let short = if matches!(split, "validation" | "validate") { "val" } else { split };
         let long = if short == "val" { "validation" } else { split };
@@ -125,22 +125,22 @@ impl Clips {
         folders.sort();
         folders.dedup();
         for folder in folders.iter().map(|f| root.join(f)).filter(|f| f.is_dir()) {
-            clips.add_folder(&folder, unpack, listing)?;
+            clips.add_folder(&folder, options, listing)?;
         }
         let archive = |path: &Path, word: &str| {
             path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(word))
         };
-        for path in shards::tars(root).iter().filter(|p| archive(p, short)) {
-            clips.add_archive(path, unpack, listing)?;
-        }
+        let mut own = shards::tars(root);
+        own.retain(|p| archive(p, short));
+        clips.add_archives(&own, options, listing)?;
         if clips.0.is_empty() {
-            clips.add_folder(root, unpack, listing)?;
+            clips.add_folder(root, options, listing)?;
         }
         for path in sorted(root)?.iter().filter(|p| archive(p, "replacement")) {
             if path.is_dir() {
-                clips.add_folder(path, unpack, listing)?;
+                clips.add_folder(path, options, listing)?;
             } else if shards::tars(root).contains(path) {
-                clips.add_archive(path, unpack, listing)?;
+                clips.add_archives(std::slice::from_ref(path), options, listing)?;
             }
         }
         Ok(clips)
@@ -150,13 +150,12 @@ impl Clips {
     fn add_folder(
         &mut self,
         folder: &Path,
-        unpack: bool,
+        options: &OpenOptions,
         listing: &mut Listing,
     ) -> Result<(), FormatError> {
         let media = media_below(folder)?;
         if media.is_empty() {
-            let archives = shards::tars(folder);
-            return archives.iter().try_for_each(|path| self.add_archive(path, unpack, listing));
+            return self.add_archives(&shards::tars(folder), options, listing);
         }
         for path in media {
             self.0.insert(stem(&path), Place::File(path));
@@ -164,17 +163,18 @@ impl Clips {
         Ok(())
     }
 
-    fn add_archive(
+    fn add_archives(
         &mut self,
-        path: &Path,
-        unpack: bool,
+        paths: &[PathBuf],
+        options: &OpenOptions,
         listing: &mut Listing,
     ) -> Result<(), FormatError> {
-        let (file, items) = shards::members(path, unpack)?;
-        let shard = listing.add_archive(file);
-        for item in items.into_iter().filter(|i| kind_by_name(Path::new(&i.name)).is_some()) {
-            let stem = stem(Path::new(&item.name));
-            self.0.insert(stem, Place::Member(path.to_owned(), shard, item));
+        for (path, (file, items)) in paths.iter().zip(shards::members_of(paths, options)?) {
+            let shard = listing.add_archive(file);
+            for item in items.into_iter().filter(|i| kind_by_name(Path::new(&i.name)).is_some()) {
+                let stem = stem(Path::new(&item.name));
+                self.0.insert(stem, Place::Member(path.clone(), shard, item));
+            }
         }
         Ok(())
     }

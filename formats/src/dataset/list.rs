@@ -16,6 +16,8 @@ use crate::shard::OpenOptions;
 
 /// First word of SlowFast's lists of frames, spelled as they spell it.
 const FRAME_LIST: &str = "original_vido_id";
+/// Most classes that numbers may count.
+const MAX_CLASSES: u32 = 1 << 20;
 
 /// One line.
 struct Row {
@@ -76,6 +78,10 @@ pub(super) fn list(root: &Path, options: &OpenOptions) -> Result<Listing, Format
     listing.classes = match numbers {
         true => {
             let most = listing.entries.iter().filter_map(|e| e.label).max();
+            if most.is_some_and(|most| most >= MAX_CLASSES) {
+                let what = format!("class number {}, at most {MAX_CLASSES}", most.unwrap_or(0));
+                return Err(FormatError::malformed(&file, what));
+            }
             (0..most.map_or(0, |m| m + 1)).map(|l| l.to_string()).collect()
         }
         false => names,

@@ -22,7 +22,7 @@ pub(super) enum Value {
 /// Bytes of the file's header.
 const HEADER: usize = 128;
 /// Largest decompressed element.
-const MAX_BYTES: u64 = 1 << 28;
+const MAX_BYTES: u64 = 1 << 25;
 /// Deepest nesting of arrays.
 const MAX_DEPTH: u32 = 8;
 

@@ -33,7 +33,9 @@ use tubelet_core::Size;
 use crate::error::{FormatError, FormatErrorKind};
 use crate::record::MediaKind;
 use crate::shard::OpenOptions;
+use crate::shard::unpack::packing;
 
+pub use crate::compact::Entries;
 pub use detect::detect;
 pub(crate) use shards::{braces, tars_of_split};
 pub(crate) use webdataset::list_objects;
@@ -180,7 +182,7 @@ impl Entry {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
     /// Samples that are on disk, in a fixed order.
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
     /// Archives that entries point into.
     pub archives: Vec<PathBuf>,
     /// Class names in label order; empty where there are none.
@@ -230,7 +232,7 @@ const FRAME_RATE: u32 = 30;
 /// line or member.
 pub fn list(root: &Path, layout: Layout, options: &OpenOptions) -> Result<Listing, FormatError> {
     let (split, annotations) = (options.split.as_str(), options.annotations.as_deref());
-    let listing = match layout {
+    let mut listing = match layout {
         Layout::Imagenet => imagenet::list(root, options),
         Layout::Kinetics => kinetics::list(root, options),
         Layout::Ssv2 => ssv2::list(root, split, annotations),
@@ -247,6 +249,14 @@ pub fn list(root: &Path, layout: Layout, options: &OpenOptions) -> Result<Listin
             Err(FormatError::new(root, FormatErrorKind::Layout(what)))
         }
     }?;
+    if listing.archives.iter().any(|path| packing(path).is_ok_and(|p| p.is_some())) {
+        // In the order in which they can be read.
+        listing.entries.sort_by_key(|entry| match &entry.source {
+            Source::Range { shard, bytes } => (*shard, bytes.start),
+            Source::Pixels { shard, start, .. } => (*shard, *start),
+            Source::File(_) | Source::Frames { .. } => (u32::MAX, 0),
+        });
+    }
     if listing.entries.is_empty() {
         let what = match listing.missing.len() {
             0 => format!("no picture or video in split `{split}` of layout {layout}"),
@@ -254,7 +264,13 @@ pub fn list(root: &Path, layout: Layout, options: &OpenOptions) -> Result<Listin
         };
         return Err(FormatError::new(root, FormatErrorKind::Layout(what)));
     }
+    listing.entries.shrink();
     Ok(listing)
+}
+
+/// Reads a MAT-file, for [`crate::fuzz`].
+pub(crate) fn read_mat5(bytes: &[u8]) -> usize {
+    mat5::read(bytes).map_or(0, |variables| variables.len())
 }
 
 /// The kind of medium a file name promises.

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::{Entry, Listing, Source, relative_name, sorted};
 use crate::error::{FormatError, FormatErrorKind};
-use crate::shard::catalogue::{Item, catalogue};
-use crate::shard::tar;
-use crate::shard::unpack::{is_packed_tar, plain};
+use crate::index::in_parallel;
+use crate::shard::catalogue::{Item, catalogue, stored_or};
+use crate::shard::packed::stream;
+use crate::shard::unpack::{TarSource, is_packed_tar, tar_source};
+use crate::shard::{OpenOptions, tar};
 
 /// Whether tar files lie in `root`, or in its folder for the split, and no folders beside them: a
 /// tree of media that was packed too is a tree.
@@ -86,12 +88,31 @@ pub(crate) fn braces(path: &Path) -> Option<Vec<PathBuf>> {
     Some((from..=to).map(|n| PathBuf::from(format!("{head}{n:0width$}{tail}"))).collect())
 }
 
-/// Regular files of a tar archive, found once and stored; decompressed first where `unpack` allows.
+/// Regular files of tar archives, found once and stored; compressed ones are decompressed first or
+/// read through, as `options` allow. Several at a time.
 ///
 /// # Errors
-/// When the archive is damaged.
-pub(super) fn members(path: &Path, unpack: bool) -> Result<(PathBuf, Vec<Item>), FormatError> {
-    let file = plain(path, unpack)?;
+/// When an archive is damaged.
+pub(super) fn members_of(
+    paths: &[PathBuf],
+    options: &OpenOptions,
+) -> Result<Vec<(PathBuf, Vec<Item>)>, FormatError> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let found = in_parallel(paths.len(), threads, &|_, _| {}, || |n| members(&paths[n], options));
+    found.into_iter().collect()
+}
+
+fn members(path: &Path, options: &OpenOptions) -> Result<(PathBuf, Vec<Item>), FormatError> {
+    let file = match tar_source(path, options)? {
+        TarSource::Plain(file) => file,
+        TarSource::Packed(packing) => {
+            let items = stored_or(path, "members", || {
+                let members = tar::stream_members(path, stream(path, packing)?, &|_, _| false)?;
+                Ok(members.into_iter().map(|(member, _)| item(member)).collect())
+            })?;
+            return Ok((path.to_owned(), items));
+        }
+    };
     let items = catalogue(&file, "members", |bytes| {
         let members = tar::members(path, bytes, 0)?;
         Ok(members.into_iter().map(item).collect())

@@ -4,9 +4,9 @@
 //! told by their field's extension. A sample's class comes from `.cls` (a number or a name), from
 //! `label`, `cls` or `class` of `.json`, or from a number in `.txt`. Every medium of a sample is a
 //! sample of its own with the same class; where a data set has videos, pictures beside them are
-//! taken for previews and left out. A field asked for by name overrides both.
+//! taken for previews and left out, and so are the smaller encodings of a pyramid (`.px128.jpg`). A
+//! field asked for by name overrides all of that.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -15,9 +15,10 @@ use crate::error::FormatError;
 use crate::index::in_parallel;
 use crate::record::MediaKind;
 use crate::shard::OpenOptions;
-use crate::shard::catalogue::{Item, catalogue, stored_items};
-use crate::shard::tar::{self, Member, members, walk};
-use crate::shard::unpack::plain;
+use crate::shard::catalogue::{Item, catalogue, stored_items, stored_or};
+use crate::shard::packed::stream;
+use crate::shard::tar::{self, Member, members, stream_members, walk};
+use crate::shard::unpack::{TarSource, tar_source};
 use crate::store::{AT_ONCE, Object, ReadAhead};
 
 /// Largest member that is read for a class.
@@ -29,8 +30,7 @@ pub(super) fn list(root: &Path, options: &OpenOptions) -> Result<Listing, Format
     let mut archives = Vec::new();
     let mut found = Vec::new();
     for path in shards::of_split(root, &options.split)? {
-        let file = plain(&path, options.unpack)?;
-        let items = catalogue(&file, "webdataset", |bytes| media(&path, bytes))?;
+        let (file, items) = items_of(&path, options)?;
         archives.push(file);
         found.push((path, items));
     }
@@ -72,11 +72,13 @@ fn assemble(
     let videos = all().any(|i| kind(&i.name) == Some(MediaKind::Video));
     let wanted = |item: &Item| match &options.field {
         Some(field) => field_of(&item.name) == Some(field.as_str()),
-        None => !videos || kind(&item.name) == Some(MediaKind::Video),
+        None => match videos {
+            true => kind(&item.name) == Some(MediaKind::Video),
+            false => !field_of(&item.name).is_some_and(is_level),
+        },
     };
     let classes = class_names(all());
     let numbers = numbers(&classes);
-    listing.entries.reserve_exact(all().filter(|i| wanted(i)).count());
     for (shard, (path, items)) in found.iter().enumerate() {
         for item in items {
             if item.bytes == NO_MEDIUM {
@@ -90,8 +92,40 @@ fn assemble(
         }
     }
     listing.classes = classes;
+    listing.entries.shrink();
     listing
 }
+
+/// The media of one archive, and the file that holds them.
+fn items_of(path: &Path, options: &OpenOptions) -> Result<(PathBuf, Vec<Item>), FormatError> {
+    let packing = match tar_source(path, options)? {
+        TarSource::Plain(file) => {
+            let items = catalogue(&file, "webdataset", |bytes| {
+                let content = |member: &Member| {
+                    let (start, end) = (member.bytes.start as usize, member.bytes.end as usize);
+                    bytes.get(start..end).unwrap_or_default()
+                };
+                media(path, &members(path, bytes, 0)?, &content)
+            })?;
+            return Ok((file, items));
+        }
+        TarSource::Packed(packing) => packing,
+    };
+    let items = stored_or(path, "webdataset", || {
+        let found = stream_members(path, stream(path, packing)?, &tells)?;
+        let (members, texts): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+        let starts = members.iter().map(|m: &Member| m.bytes.start);
+        let texts: HashMap<u64, Option<Vec<u8>>> = starts.zip(texts).collect();
+        let content = |member: &Member| {
+            texts.get(&member.bytes.start).and_then(Option::as_deref).unwrap_or_default()
+        };
+        media(path, &members, &content)
+    })?;
+    Ok((path.to_owned(), items))
+}
+
+/// Looks a small member's bytes up.
+type Content<'a> = dyn Fn(&Member) -> &'a [u8] + 'a;
 
 /// Size that stands for a sample without a medium.
 const NO_MEDIUM: u64 = u64::MAX;
@@ -115,63 +149,51 @@ fn class_names<'a>(items: impl Iterator<Item = &'a Item> + Clone) -> Vec<String>
     names
 }
 
-/// The bytes of a small member.
-type Facts<'a> = &'a dyn Fn(&Member) -> Cow<'a, [u8]>;
-
-/// The media of one archive with the classes of their samples.
-fn media(path: &Path, archive: &[u8]) -> Result<Vec<Item>, FormatError> {
-    let facts = |member: &Member| {
-        let range = member.bytes.start as usize..member.bytes.end as usize;
-        Cow::Borrowed(archive.get(range).unwrap_or_default())
-    };
-    media_of(path, &members(path, archive, 0)?, &facts)
-}
-
 /// The media of an archive in a store, whose headers and small members are read once.
 fn media_of_object(object: &Object) -> Result<Vec<Item>, FormatError> {
     let path = PathBuf::from(object.url());
-    let mut small = HashMap::new();
+    let mut texts = HashMap::new();
     let members = walk(&path, ReadAhead::new(object), (0, object.len()), |member, payload| {
-        let size = member.bytes.end - member.bytes.start;
-        if size <= MAX_FACTS && field_of(&member.name).is_some_and(|f| is_facts(f)) {
+        if tells(&member.name, member.bytes.end - member.bytes.start) {
             let mut bytes = Vec::new();
             payload.read_to_end(&mut bytes)?;
-            small.insert(member.bytes.start, bytes);
+            texts.insert(member.bytes.start, bytes);
         }
         Ok(())
     })?;
-    let facts = |member: &Member| {
-        Cow::Borrowed(small.get(&member.bytes.start).map(Vec::as_slice).unwrap_or_default())
-    };
-    media_of(&path, &members, &facts)
+    let content =
+        |member: &Member| texts.get(&member.bytes.start).map(Vec::as_slice).unwrap_or_default();
+    media(&path, &members, &content)
 }
 
-/// Whether a class may be read from this field.
-fn is_facts(field: &str) -> bool {
-    ["cls", "json", "txt"].iter().any(|f| field.eq_ignore_ascii_case(f))
+/// Whether a member may tell the class of its sample, by its name and size.
+fn tells(name: &str, bytes: u64) -> bool {
+    let last = name.rsplit('.').next().unwrap_or_default().to_lowercase();
+    bytes <= MAX_FACTS && ["cls", "json", "txt"].contains(&last.as_str())
 }
 
-fn media_of(path: &Path, members: &[Member], facts: Facts<'_>) -> Result<Vec<Item>, FormatError> {
+/// The media of one archive with the classes of their samples.
+fn media(path: &Path, members: &[Member], content: &Content<'_>) -> Result<Vec<Item>, FormatError> {
     let mut items = Vec::new();
     let mut sample: Vec<(&str, &Member)> = Vec::new();
     let mut key = None;
     for member in members {
         let Some((own, field)) = split_name(&member.name) else { continue };
         if key != Some(own) {
-            finish(path, facts, key, &sample, &mut items)?;
+            finish(path, content, key, &sample, &mut items)?;
             sample.clear();
             key = Some(own);
         }
         sample.push((field, member));
     }
-    finish(path, facts, key, &sample, &mut items)?;
+    finish(path, content, key, &sample, &mut items)?;
     Ok(items)
 }
 
 /// Adds the media of one sample.
 fn finish(
     path: &Path,
-    facts: Facts<'_>,
+    content: &Content<'_>,
     key: Option<&str>,
     sample: &[(&str, &Member)],
     items: &mut Vec<Item>,
@@ -184,14 +206,15 @@ fn finish(
             return Err(FormatError::malformed(path, what).at(format!("member {}", member.name)));
         }
     }
-    let told = told(path, facts, &fields)?;
+    let told = told(path, content, &fields)?;
     let before = items.len();
     for (_, member) in sample.iter().filter(|(field, _)| kind(field).is_some()) {
         let (label, class) = (told.label, told.class.clone());
         items.push(Item { label, class, ..shards::item((*member).clone()) });
     }
-    if items.len() == before + 1 {
-        items[before].hash = told.hash;
+    let own = |item: &&mut Item| !field_of(&item.name).is_some_and(is_level);
+    if let [item] = &mut items[before..].iter_mut().filter(own).collect::<Vec<_>>()[..] {
+        item.hash = told.hash;
     }
     if items.len() == before {
         items.push(Item { name: key.to_owned(), bytes: NO_MEDIUM, ..Item::default() });
@@ -200,7 +223,7 @@ fn finish(
 }
 
 /// What the small members of a sample tell: number and name of its class, and, where this program
-/// wrote them, the hash of its one medium.
+/// wrote them, the hash of its one medium (smaller encodings of it left out).
 #[derive(Default)]
 struct Told {
     label: Option<u32>,
@@ -210,10 +233,10 @@ struct Told {
 
 fn told(
     path: &Path,
-    facts: Facts<'_>,
+    content: &Content<'_>,
     fields: &BTreeMap<String, &Member>,
 ) -> Result<Told, FormatError> {
-    let text = |field: &str| -> Result<Option<String>, FormatError> {
+    let text = |field: &str| -> Result<Option<&str>, FormatError> {
         let Some(member) = fields.get(field) else { return Ok(None) };
         let wrong =
             |what: String| FormatError::malformed(path, what).at(format!("member {}", member.name));
@@ -221,19 +244,19 @@ fn told(
         if end - start > MAX_FACTS {
             return Err(wrong(format!("{} bytes: too long for facts", end - start)));
         }
-        let bytes = facts(member);
-        let text = std::str::from_utf8(&bytes).map_err(|e| wrong(format!("not UTF-8: {e}")))?;
-        Ok(Some(text.trim().to_owned()))
+        let text =
+            std::str::from_utf8(content(member)).map_err(|e| wrong(format!("not UTF-8: {e}")))?;
+        Ok(Some(text.trim()))
     };
     let Told { mut label, mut class, mut hash } = Told::default();
     if let Some(text) = text("cls")?.filter(|t| !t.is_empty()) {
         match text.parse::<i64>() {
             Ok(number) => label = u32::try_from(number).ok(),
-            Err(_) => class = Some(text),
+            Err(_) => class = Some(text.to_owned()),
         }
     }
     if let Some(text) = text("json")? {
-        let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| {
+        let json: serde_json::Value = serde_json::from_str(text).map_err(|e| {
             let name = fields.get("json").map(|m| m.name.clone()).unwrap_or_default();
             FormatError::malformed(path, e.to_string()).at(format!("member {name}"))
         })?;
@@ -256,6 +279,12 @@ fn split_name(name: &str) -> Option<(&str, &str)> {
     let dot = base + name[base..].find('.')?;
     let hidden = name[base..].starts_with("__") || dot == base;
     (!hidden && dot + 1 < name.len()).then(|| (&name[..dot], &name[dot + 1..]))
+}
+
+/// Whether a field is a smaller encoding of its sample's picture, as `convert --pyramid` calls it.
+fn is_level(field: &str) -> bool {
+    let side = field.strip_prefix("px").and_then(|rest| rest.strip_suffix(".jpg"));
+    side.is_some_and(|side| !side.is_empty() && side.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn field_of(name: &str) -> Option<&str> {

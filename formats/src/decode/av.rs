@@ -339,6 +339,12 @@ impl Packet {
         self.flags() & c::AV_PKT_FLAG_KEY != 0
     }
 
+    /// How long it is shown, in the stream's time base, where the container tells.
+    pub(crate) fn duration(&self) -> Option<i64> {
+        // SAFETY: the packet is valid.
+        Some(unsafe { (*self.0).duration }).filter(|d| *d > 0)
+    }
+
     /// Whether its frame is decoded but not shown (an edit list cuts it away).
     pub(crate) fn is_hidden(&self) -> bool {
         self.flags() & c::AV_PKT_FLAG_DISCARD != 0

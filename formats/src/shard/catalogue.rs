@@ -51,10 +51,22 @@ pub(crate) fn catalogue(
     kind: &str,
     find: impl FnOnce(&[u8]) -> Result<Vec<Item>, FormatError>,
 ) -> Result<Vec<Item>, FormatError> {
+    stored_or(path, kind, || find(&map(path)?))
+}
+
+/// What `find` finds in the archive at `path`, however it reads it, stored under `kind`.
+///
+/// # Errors
+/// When `find` fails.
+pub(crate) fn stored_or(
+    path: &Path,
+    kind: &str,
+    find: impl FnOnce() -> Result<Vec<Item>, FormatError>,
+) -> Result<Vec<Item>, FormatError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let stored = side_path(path, &format!("{name}.{kind}.parquet"));
     let (bytes, time) = stamp(path);
-    stored_items(&stored, &format!("{bytes} {time}"), || find(&map(path)?))
+    stored_items(&stored, &format!("{bytes} {time}"), find)
 }
 
 /// The items stored in the table `stored` for an archive that `stamp` tells from others; else what

@@ -7,11 +7,14 @@ use memmap2::Mmap;
 use tubelet_core::{MediaInfo, SampleId};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::compact::Facts;
 use crate::dataset::{Entry, Listing, Source};
 use crate::error::FormatError;
 use crate::frames;
 use crate::index::Index;
 use crate::record::{Record, ShardReader, Span};
+use crate::shard::packed::PackedArchive;
+use crate::shard::unpack::packing;
 use crate::store::Object;
 
 /// A listing, with stored media facts where there are any. Local archives are mapped, and their
@@ -19,11 +22,13 @@ use crate::store::Object;
 pub struct ListedReader {
     listing: Listing,
     archives: Vec<Archive>,
-    infos: Vec<Option<Arc<MediaInfo>>>,
+    infos: Facts,
 }
 
+/// An archive that is open.
 enum Archive {
     Map(PathBuf, Mmap),
+    Packed(PackedArchive),
     Remote(Object),
 }
 
@@ -37,7 +42,10 @@ impl ListedReader {
         let archives = listing
             .archives
             .iter()
-            .map(|path| Ok(Archive::Map(path.clone(), map(path)?)))
+            .map(|path| match packing(path)? {
+                Some(packing) => Ok(Archive::Packed(PackedArchive::new(path, packing))),
+                None => Ok(Archive::Map(path.clone(), map(path)?)),
+            })
             .collect::<Result<_, FormatError>>()?;
         Ok(Self::with_archives(listing, archives, index))
     }
@@ -53,29 +61,37 @@ impl ListedReader {
     }
 
     fn with_archives(listing: Listing, archives: Vec<Archive>, index: Option<&Index>) -> Self {
-        let find = |(n, entry): (usize, &Entry)| match &entry.source {
+        let find = |n: usize, entry: &Entry| match &entry.source {
             Source::Pixels { size, .. } => Some(Arc::new(MediaInfo::picture(*size, "bmp"))),
             _ => index?.find(&entry.name, &span(n, entry)),
         };
-        let infos = listing.entries.iter().enumerate().map(find).collect();
+        let mut infos = Facts::default();
+        for (n, entry) in listing.entries.iter().enumerate() {
+            infos.push(find(n, &entry).as_deref());
+        }
+        infos.shrink();
         Self { listing, archives, infos }
     }
 
     /// Bytes of an archive, lent from the map or read into `buf`; those of a store must have the hash
     /// of sample `index`, where one is stored.
-    fn lend<'a>(
+    fn bytes_of<'a>(
         &'a self,
         (shard, index): (u32, usize),
         (start, end): (u64, u64),
+        name: &str,
         buf: &'a mut Vec<u8>,
     ) -> Result<&'a [u8], FormatError> {
-        let name = || self.listing.entries[index].name.clone();
         let (path, map) = match &self.archives[shard as usize] {
             Archive::Map(path, map) => (path, map),
+            Archive::Packed(archive) => {
+                archive.read(start, end, buf)?;
+                return Ok(buf);
+            }
             Archive::Remote(object) => {
                 let stored = self.listing.hashes.get(&index).copied();
                 let check = |bytes: &[u8]| has_hash(bytes, stored);
-                return object.read(start..end, &check, buf).map_err(|e| e.sample(&name()));
+                return object.read(start..end, &check, buf).map_err(|e| e.sample(name));
             }
         };
         usize::try_from(start)
@@ -84,7 +100,7 @@ impl ListedReader {
             .and_then(|(start, end)| map.get(start..end))
             .ok_or_else(|| {
                 let what = format!("bytes {start}..{end} are wanted, the file has {}", map.len());
-                FormatError::malformed(path, what).at(name())
+                FormatError::malformed(path, what).at(name)
             })
     }
 }
@@ -95,20 +111,20 @@ impl ShardReader for ListedReader {
     }
 
     fn record(&self, index: usize) -> Record {
-        let entry = &self.listing.entries[index];
+        let entry = self.listing.entries.get(index);
         Record {
             id: SampleId(index as u64),
             label: entry.label,
             kind: entry.kind(),
-            info: self.infos[index].clone(),
-            name: entry.name.clone(),
-            span: span(index, entry),
+            info: self.infos.get(index),
+            span: span(index, &entry),
+            name: entry.name,
         }
     }
 
     fn read<'a>(&'a self, record: &Record, buf: &'a mut Vec<u8>) -> Result<&'a [u8], FormatError> {
         let index = record.id.0 as usize;
-        let entry = &self.listing.entries[index];
+        let entry = self.listing.entries.get(index);
         match &entry.source {
             Source::File(path) => {
                 let error = |e: std::io::Error| FormatError::new(path, e);
@@ -122,16 +138,21 @@ impl ShardReader for ListedReader {
                 Ok(buf)
             }
             Source::Range { shard, bytes } => {
-                self.lend((*shard, index), (bytes.start, bytes.end), buf)
+                self.bytes_of((*shard, index), (bytes.start, bytes.end), &entry.name, buf)
             }
             Source::Pixels { shard, start, size } => {
                 let end = start.saturating_add(size.area() as u64 * 3);
                 let mut own = Vec::new();
-                let pixels = self.lend((*shard, index), (*start, end), &mut own)?;
+                let place = (*start, end);
+                let pixels = self.bytes_of((*shard, index), place, &entry.name, &mut own)?;
                 frames::bitmap(pixels, *size, buf);
                 Ok(buf)
             }
         }
+    }
+
+    fn in_order(&self) -> bool {
+        self.archives.iter().any(|archive| matches!(archive, Archive::Packed(_)))
     }
 
     fn classes(&self) -> &[String] {

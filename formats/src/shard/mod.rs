@@ -2,8 +2,10 @@
 
 pub(crate) mod catalogue;
 mod listed;
+pub(crate) mod packed;
 pub mod parquet;
 mod remote;
+mod rows;
 pub(crate) mod tar;
 pub(crate) mod unpack;
 
@@ -19,6 +21,16 @@ use crate::store::{self, Found, Location, StoreOptions};
 pub use listed::ListedReader;
 pub(crate) use listed::{has_hash, map};
 pub use parquet::ParquetReader;
+
+/// Looks at every row of a stored file, for [`crate::fuzz`].
+pub(crate) fn load_rows(path: &Path) -> usize {
+    let Some(rows::Stored { rows, .. }) = rows::load(path) else { return 0 };
+    for n in 0..rows.len() {
+        let _ = (rows.names.get(n), rows.facts.get(n), rows.label(n), rows.hash(n));
+        let _ = (rows.payload(n), rows.sides().iter().filter_map(|s| rows.level(*s, n)).count());
+    }
+    rows.len()
+}
 
 /// How to open a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +49,10 @@ pub struct OpenOptions {
     pub unpack: bool,
     /// How object stores are reached.
     pub store: StoreOptions,
+    /// Whether archives without random access may be read as they are. The samples then come in the
+    /// order of the archives, and reading them in another is slow: see
+    /// [`ShardReader::in_order`].
+    pub stream: bool,
 }
 
 impl Default for OpenOptions {
@@ -49,6 +65,7 @@ impl Default for OpenOptions {
             field: None,
             unpack: false,
             store: StoreOptions::default(),
+            stream: false,
         }
     }
 }

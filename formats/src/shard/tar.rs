@@ -1,5 +1,6 @@
 //! Where the members of a tar archive are: found from its headers alone, without reading payloads.
 
+use std::cell::Cell;
 use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
@@ -84,6 +85,69 @@ pub(crate) fn walk<R: Read + Seek>(
     Ok(members)
 }
 
+/// A regular file that went by, with its payload where that was wanted.
+pub(crate) type Streamed = (Member, Option<Vec<u8>>);
+
+/// The regular files of the tar archive that `source` reads, with the payloads of those that `wanted`
+/// names by path and size; `path` is for errors.
+///
+/// # Errors
+/// When `source` fails, a header is damaged, or the mark that ends an archive is not there.
+pub(crate) fn stream_members(
+    path: &Path,
+    source: impl Read,
+    wanted: &dyn Fn(&str, u64) -> bool,
+) -> Result<Vec<Streamed>, FormatError> {
+    let read = Cell::new(0);
+    let mut reader = ::tar::Archive::new(Counting { source, read: &read });
+    let mut members = Vec::new();
+    let mut end = 0;
+    let at = |e: std::io::Error| {
+        FormatError::malformed(path, e.to_string()).at(format!("byte {} decompressed", read.get()))
+    };
+    for entry in reader.entries().map_err(at)? {
+        let mut entry = entry.map_err(at)?;
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let (start, size) = (entry.raw_file_position(), entry.size());
+        let stop = start.checked_add(size).and_then(|s| s.checked_next_multiple_of(BLOCK));
+        end = stop.ok_or_else(|| at(std::io::Error::other("a member of more than 2^63 bytes")))?;
+        let kind = entry.header().entry_type();
+        if kind.is_gnu_sparse() {
+            let what = "a sparse member is not stored in one piece: pack it without --sparse";
+            return Err(FormatError::malformed(path, what).at(format!("member {name}")));
+        }
+        if !kind.is_file() && !kind.is_contiguous() {
+            continue;
+        }
+        let mut payload = None;
+        if wanted(&name, size) {
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).map_err(at)?;
+            payload = Some(bytes);
+        }
+        members.push((Member { name, bytes: start..start + size }, payload));
+    }
+    if read.get() < end + BLOCK {
+        let what = "the mark that ends a tar archive is not there: cut off";
+        return Err(at(std::io::Error::other(format!("{what} after {} members", members.len()))));
+    }
+    Ok(members)
+}
+
+/// Counts what it reads.
+struct Counting<'a, R> {
+    source: R,
+    read: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Counting<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.source.read(buf)?;
+        self.read.set(self.read.get() + count as u64);
+        Ok(count)
+    }
+}
+
 /// Whether this is a tar archive by its name.
 pub(crate) fn is_tar(path: &Path) -> bool {
     path.extension().is_some_and(|e| e.eq_ignore_ascii_case("tar"))
@@ -151,6 +215,15 @@ mod tests {
                 let range = member.bytes.start as usize..member.bytes.end as usize;
                 prop_assert_eq!(&bytes[range], payload.as_slice());
             }
+            let odd = |_: &str, size: u64| size % 2 == 1;
+            let streamed = stream_members(Path::new("x.tar"), &bytes[..], &odd).expect("whole");
+            for ((member, payload), (plain, (_, bytes))) in
+                streamed.iter().zip(found.iter().zip(&contents))
+            {
+                prop_assert_eq!(member, plain);
+                prop_assert_eq!(payload.as_ref(), Some(bytes).filter(|b| b.len() % 2 == 1));
+            }
+            prop_assert_eq!(streamed.len(), found.len());
         }
 
         /// Cut anywhere before the end mark, an archive is an error that names the file.
@@ -161,6 +234,8 @@ mod tests {
             let cut = (whole as f64 * share) as usize;
             let error = members(Path::new("x.tar"), &bytes[..cut], 0).expect_err("cut").to_string();
             prop_assert!(error.starts_with("x.tar, "), "{}", error);
+            let streamed = stream_members(Path::new("x.tar"), &bytes[..cut], &|_, _| false);
+            prop_assert!(streamed.expect_err("cut").to_string().starts_with("x.tar, "));
         }
 
         /// A flipped bit of a header is found by its checksum or leads to an error; of a payload it

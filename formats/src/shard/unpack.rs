@@ -1,36 +1,53 @@
-//! Archives that are compressed as a whole: they have no random access, so that they are
-//! decompressed once, to a plain archive beside them, when the user asks for it. Read are gzip and
-//! Zstandard.
+//! Archives that are compressed as a whole: they have no random access, so that they are read in
+//! order (see [`super::packed`]) or decompressed once, to a plain archive beside them, when the user
+//! asks for it. Read are gzip, Zstandard, bzip2, Brotli and Snappy.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use flate2::bufread::MultiGzDecoder;
-
+use super::OpenOptions;
+use super::packed::{self, Packing};
 use crate::error::{FormatError, FormatErrorKind};
 use crate::index::{part_path, side_path, stamp};
-
-/// How an archive is compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Packing {
-    Gzip,
-    Zstandard,
-}
 
 /// Whether this is a compressed tar archive, by its name.
 pub(crate) fn is_packed_tar(path: &Path) -> bool {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
-    matches!(packing(path), Some(Ok(_))) && stem.ends_with(".tar") || extension(path) == "tgz"
+    packing(path).is_ok_and(|p| p.is_some()) && stem.ends_with(".tar") || extension(path) == "tgz"
 }
 
 /// How a file is compressed, by its name; an error names what is not read.
-fn packing(path: &Path) -> Option<Result<Packing, String>> {
-    match extension(path).as_str() {
-        "gz" | "tgz" => Some(Ok(Packing::Gzip)),
-        "zst" | "zstd" => Some(Ok(Packing::Zstandard)),
-        other @ ("bz2" | "br" | "snappy" | "xz") => Some(Err(other.to_owned())),
-        _ => None,
+pub(crate) fn packing(path: &Path) -> Result<Option<Packing>, FormatError> {
+    Ok(Some(match extension(path).as_str() {
+        "gz" | "tgz" => Packing::Gzip,
+        "zst" | "zstd" => Packing::Zstandard,
+        "bz2" => Packing::Bzip2,
+        "br" => Packing::Brotli,
+        "snappy" => Packing::Snappy,
+        other @ ("xz" | "lz4" | "lzma" | "z") => {
+            let what = format!("compressed by {other}, which is not read: decompress it first");
+            return Err(FormatError::new(path, FormatErrorKind::Layout(what)));
+        }
+        _ => return Ok(None),
+    }))
+}
+
+/// What a tar archive is read from.
+pub(crate) enum TarSource {
+    /// A plain file, with random access.
+    Plain(PathBuf),
+    /// The archive as it is, in order.
+    Packed(Packing),
+}
+
+/// What the tar archive `path` is read from, as `options` allow; errors are those of [`plain`].
+pub(crate) fn tar_source(path: &Path, options: &OpenOptions) -> Result<TarSource, FormatError> {
+    match packing(path)? {
+        Some(packing) if options.stream && !options.unpack && !unpacked_path(path).is_file() => {
+            Ok(TarSource::Packed(packing))
+        }
+        _ => plain(path, options.unpack).map(TarSource::Plain),
     }
 }
 
@@ -44,18 +61,8 @@ fn extension(path: &Path) -> String {
 /// # Errors
 /// When it would have to be decompressed and must not, or cannot be.
 pub(crate) fn plain(path: &Path, allowed: bool) -> Result<PathBuf, FormatError> {
-    let layout = |what: String| FormatError::new(path, FormatErrorKind::Layout(what));
-    let packing = match packing(path) {
-        None => return Ok(path.to_owned()),
-        Some(Ok(packing)) => packing,
-        Some(Err(other)) => {
-            let what = format!("compressed by {other}, which is not read: decompress it first");
-            return Err(layout(what));
-        }
-    };
-    let (bytes, time) = stamp(path);
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let out = side_path(path, &format!("{name}.{bytes:x}-{time:x}.tar"));
+    let Some(packing) = packing(path)? else { return Ok(path.to_owned()) };
+    let out = unpacked_path(path);
     if out.is_file() {
         return Ok(out);
     }
@@ -64,12 +71,19 @@ pub(crate) fn plain(path: &Path, allowed: bool) -> Result<PathBuf, FormatError> 
             "a compressed archive has no random access: add --unpack to decompress it once to {} (media \
              hardly shrink, so about {:.1} GB are needed)",
             out.display(),
-            bytes as f64 / 1e9
+            stamp(path).0 as f64 / 1e9
         );
-        return Err(layout(what));
+        return Err(FormatError::new(path, FormatErrorKind::Layout(what)));
     }
     decompress(path, packing, &out)?;
     Ok(out)
+}
+
+/// Where the archive of `path` is decompressed to.
+fn unpacked_path(path: &Path) -> PathBuf {
+    let (bytes, time) = stamp(path);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    side_path(path, &format!("{name}.{bytes:x}-{time:x}.tar"))
 }
 
 /// Decompresses `path` to `out`, whole or not at all.
@@ -77,22 +91,11 @@ fn decompress(path: &Path, packing: Packing, out: &Path) -> Result<(), FormatErr
     if let Some(folder) = out.parent() {
         std::fs::create_dir_all(folder).map_err(|e| FormatError::new(folder, e))?;
     }
-    let source = File::open(path).map_err(|e| FormatError::new(path, e))?;
-    let source = BufReader::with_capacity(1 << 20, source);
-    let mut source: Box<dyn Read> = match packing {
-        Packing::Gzip => Box::new(MultiGzDecoder::new(source)),
-        Packing::Zstandard => Box::new(
-            zstd::stream::read::Decoder::with_buffer(source)
-                .map_err(|e| FormatError::new(path, e))?,
-        ),
-    };
+    let mut source = packed::stream(path, packing)?;
     let part = part_path(out);
     let written = File::create(&part).map_err(|e| FormatError::new(&part, e)).and_then(|file| {
         let mut file = Counting { file, bytes: 0 };
-        std::io::copy(&mut source, &mut file).map_err(|e| {
-            let what = format!("cannot be decompressed further: {e}");
-            FormatError::malformed(path, what).at(format!("byte {} decompressed", file.bytes))
-        })?;
+        std::io::copy(&mut source, &mut file).map_err(|e| packed::broken(path, file.bytes, &e))?;
         std::fs::rename(&part, out).map_err(|e| FormatError::new(out, e))
     });
     if written.is_err() {
@@ -147,8 +150,30 @@ mod tests {
         assert_eq!(std::fs::read(&other).expect("there"), bytes);
         std::fs::write(&path, &packed[..packed.len() / 2]).expect("written");
         assert!(plain(&path, true).expect_err("cut off").to_string().contains(".mds.zstd, byte "));
-        let brotli = plain(Path::new("x.mds.br"), true).expect_err("not read").to_string();
-        assert!(brotli.contains("x.mds.br: compressed by br"), "{brotli}");
+        // 40 times `tubelet `, as Brotli packs it.
+        let brotli = [
+            27, 63, 1, 248, 141, 84, 181, 191, 22, 99, 163, 171, 83, 32, 101, 177, 91, 56, 64, 222,
+            116, 0,
+        ];
+        let bytes = b"tubelet ".repeat(40);
+        let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        bzip2.write_all(&bytes).expect("written");
+        let snappy = snap::raw::Encoder::new().compress_vec(&bytes).expect("written");
+        let bzip2 = bzip2.finish().expect("written");
+        for (name, packed) in [("br", &brotli[..]), ("bz2", &bzip2), ("snappy", &snappy)] {
+            let path = root.path().join(format!("shard.00001.mds.{name}"));
+            std::fs::write(&path, packed).expect("written");
+            let plain = plain(&path, true).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(std::fs::read(&plain).expect("there"), bytes, "{name}");
+            std::fs::remove_file(&plain).expect("removed");
+        }
+        let path = root.path().join("lie.snappy");
+        std::fs::write(&path, [0xff, 0xff, 0xff, 0xff, 0x0f, 0]).expect("written");
+        assert!(
+            plain(&path, true).expect_err("refused").to_string().contains("cannot be 4294967295")
+        );
+        let xz = plain(Path::new("x.mds.xz"), true).expect_err("not read").to_string();
+        assert!(xz.contains("x.mds.xz: compressed by xz"), "{xz}");
         let left = std::fs::read_dir(root.path().join(".tubelet")).expect("folder").count();
         assert_eq!(left, 2, "nothing half done stays");
     }

@@ -9,6 +9,7 @@
 //! depend on the input, the settings and the encoder libraries alone.
 
 mod picture;
+mod quality;
 #[cfg(feature = "video")]
 mod resize;
 #[cfg(feature = "video")]
@@ -19,7 +20,8 @@ use tubelet_core::Size;
 
 use crate::error::DecodeError;
 
-pub use picture::train_picture;
+pub use picture::{picture_levels, train_picture};
+pub use quality::Quality;
 #[cfg(feature = "video")]
 pub use video::train_video;
 
@@ -38,6 +40,21 @@ impl Default for PictureSettings {
     }
 }
 
+/// Further, smaller encodings of pictures.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pyramid {
+    /// Their shorter sides in pixels, ascending. A picture has those that are below its own.
+    pub sides: Vec<u32>,
+    /// JPEG quality, 1 to 100.
+    pub quality: u8,
+}
+
+/// Size of the encoding of shorter side `side` that a picture of size `stored` has: both sides the
+/// nearest whole pixels.
+pub fn level_size(stored: Size, side: u32) -> Size {
+    limited(stored, side, 1)
+}
+
 /// How videos are re-encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VideoSettings {
@@ -52,6 +69,47 @@ pub struct VideoSettings {
     pub small: bool,
     /// Leave the sound out.
     pub drop_audio: bool,
+    /// A constant number of frames per second instead of the source's own times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fps: Option<Rate>,
+}
+
+/// Frames per second as a fraction: 30000/1001.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    /// Frames, at least 1.
+    pub frames: u32,
+    /// In so many seconds, at least 1.
+    pub seconds: u32,
+}
+
+impl std::str::FromStr for Rate {
+    type Err = String;
+
+    /// `25`, `30000/1001` or a decimal number such as `12.5`; at most 1000 a second.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("`{text}` is no frame rate: write 25, 12.5 or 30000/1001, at most 1000");
+        let (frames, seconds) = match (text.split_once('/'), text.split_once('.')) {
+            (Some((frames, seconds)), _) => (frames.parse().ok(), seconds.parse().ok()),
+            (None, Some((whole, part))) if part.len() <= 4 => {
+                let digits = 10u32.pow(part.len() as u32);
+                (format!("{whole}{part}").parse().ok(), Some(digits))
+            }
+            _ => (text.parse().ok(), Some(1)),
+        };
+        let (frames, seconds): (u32, u32) = frames.zip(seconds).ok_or_else(wrong)?;
+        let rate = Self { frames, seconds };
+        if rate.is_usable() { Ok(rate) } else { Err(wrong()) }
+    }
+}
+
+impl Rate {
+    /// Whether it is above zero and at most 1000 frames a second.
+    pub fn is_usable(self) -> bool {
+        let (frames, seconds) = (u64::from(self.frames), u64::from(self.seconds));
+        frames > 0 && seconds > 0 && frames <= 1000 * seconds && frames <= 1 << 20
+    }
 }
 
 /// Pictures of a closed group: a key picture comes at every 32nd.
@@ -59,7 +117,7 @@ pub const GOP: u32 = 32;
 
 impl Default for VideoSettings {
     fn default() -> Self {
-        Self { short_side: 256, stride: 4, crf: 23, small: false, drop_audio: false }
+        Self { short_side: 256, stride: 4, crf: 23, small: false, drop_audio: false, fps: None }
     }
 }
 
@@ -68,9 +126,10 @@ impl Default for VideoSettings {
 pub struct Transcoded {
     /// The file; `None` where the source is good as it is.
     pub bytes: Option<Vec<u8>>,
-    /// Mean squared error per value of brightness, and their number, where it was asked for:
-    /// against the source after resizing.
-    pub error: Option<(f64, u64)>,
+    /// How far it is from the source after resizing, where that was asked for.
+    pub quality: Option<Quality>,
+    /// Frames in it; for pictures and what stays as it is, 0.
+    pub frames: u32,
     /// What was lost beside pixels, for the report.
     pub note: Option<String>,
 }
@@ -93,12 +152,6 @@ impl From<crate::encode::EncodeError> for TranscodeError {
     }
 }
 
-/// Peak signal-to-noise ratio in decibels of a mean squared error over 8-bit values; infinite
-/// where there is none.
-pub fn psnr(mean_squared: f64) -> f64 {
-    10.0 * (255.0 * 255.0 / mean_squared).log10()
-}
-
 /// `size` with its shorter side brought down to `limit`, both sides the nearest multiples of `step`;
 /// sides that need not shrink lose their rest.
 fn limited(size: Size, limit: u32, step: u32) -> Size {
@@ -112,11 +165,6 @@ fn limited(size: Size, limit: u32, step: u32) -> Size {
     };
     let whole = |side: u32| (steps(side) * step).max(step);
     Size::new(whole(size.width), whole(size.height))
-}
-
-/// Sum of squared differences of two equally long runs of values.
-fn squared_error(a: &[u8], b: &[u8]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2)).sum()
 }
 
 #[cfg(test)]
@@ -134,9 +182,13 @@ mod tests {
     }
 
     #[test]
-    fn ratio_of_known_errors() {
-        assert_eq!(psnr(255.0 * 255.0), 0.0);
-        assert!((psnr(1.0) - 48.130_803_6).abs() < 1e-6);
-        assert_eq!(squared_error(&[1, 2, 3], &[1, 0, 6]), 13.0);
+    fn rates_are_read() {
+        let rate = |text: &str| text.parse::<Rate>().map(|r| (r.frames, r.seconds));
+        assert_eq!(rate("25"), Ok((25, 1)));
+        assert_eq!(rate("30000/1001"), Ok((30_000, 1001)));
+        assert_eq!(rate("12.50"), Ok((1250, 100)));
+        for wrong in ["0", "-1", "1/0", "x", "1001", "1.2.3", "25fps", "", "1e3", "99999999/1"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
     }
 }

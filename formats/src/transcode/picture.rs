@@ -5,11 +5,12 @@ use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use tubelet_core::{Clip, Size};
 
-use super::{PictureSettings, TranscodeError, Transcoded, limited, squared_error};
+use super::{PictureSettings, Pyramid, Quality, TranscodeError, Transcoded};
+use super::{level_size, limited};
 use crate::record::{Decoder, FrameRequest};
 
 /// Re-encodes a picture whose shorter side is larger than the limit; others are good as they are.
-/// `decoder` turns it into pixels; `measure` asks for the error against the resized source.
+/// `decoder` turns it into pixels; `measure` asks for the distance from the resized source.
 ///
 /// # Errors
 /// When the picture cannot be decoded or the encoder fails.
@@ -21,7 +22,7 @@ pub fn train_picture(
 ) -> Result<Transcoded, TranscodeError> {
     let info = decoder.probe(encoded)?;
     if info.size.short_side() <= settings.short_side {
-        return Ok(Transcoded { bytes: None, error: None, note: None });
+        return Ok(Transcoded { bytes: None, quality: None, frames: 0, note: None });
     }
     let (want, mut clip) =
         (FrameRequest { frames: vec![0], region: None, planes: false }, Clip::new());
@@ -29,13 +30,45 @@ pub fn train_picture(
     let size = limited(info.size, settings.short_side, 1);
     let pixels = resized(clip.nth(0), info.size, size)?;
     let bytes = jpeg_with_restarts(&pixels, size, settings.quality)?;
-    let mut error = None;
+    let mut quality = None;
     if measure {
         let info = decoder.probe(&bytes)?;
         decoder.decode(&bytes, &info, &want, &mut clip)?;
-        error = Some((squared_error(&pixels, clip.nth(0)), pixels.len() as u64));
+        let mut measured = Quality::default();
+        measured.compare_rgb(&pixels, clip.nth(0), size.width as usize);
+        quality = Some(measured);
     }
-    Ok(Transcoded { bytes: Some(bytes), error, note: None })
+    Ok(Transcoded { bytes: Some(bytes), quality, frames: 0, note: None })
+}
+
+/// The smaller encodings of a picture, one for each side of `pyramid`; `None` for sides that are not
+/// below the shorter side of `stored`, the size under which the picture itself is kept. All are made
+/// from the pixels of `encoded`.
+///
+/// # Errors
+/// When the picture cannot be decoded or the encoder fails.
+pub fn picture_levels(
+    encoded: &[u8],
+    decoder: &mut dyn Decoder,
+    stored: Size,
+    pyramid: &Pyramid,
+) -> Result<Vec<Option<Vec<u8>>>, TranscodeError> {
+    if pyramid.sides.iter().all(|side| *side >= stored.short_side()) {
+        return Ok(vec![None; pyramid.sides.len()]);
+    }
+    let info = decoder.probe(encoded)?;
+    let (want, mut clip) =
+        (FrameRequest { frames: vec![0], region: None, planes: false }, Clip::new());
+    decoder.decode(encoded, &info, &want, &mut clip)?;
+    let level = |side: &u32| {
+        if *side >= stored.short_side() {
+            return Ok(None);
+        }
+        let size = level_size(stored, *side);
+        let pixels = resized(clip.nth(0), info.size, size)?;
+        jpeg_with_restarts(&pixels, size, pyramid.quality).map(Some)
+    };
+    pyramid.sides.iter().map(level).collect()
 }
 
 /// Packed RGB resized as Pillow's bicubic filter (a = -0.5, widened when shrinking) does.
@@ -141,8 +174,8 @@ mod tests {
         let done = train_picture(&large, decoder().as_mut(), &settings, true).unwrap();
         let bytes = done.bytes.unwrap();
         assert_eq!(decoder().probe(&bytes).unwrap().size, Size::new(85, 64));
-        let (sum, count) = done.error.unwrap();
-        assert!(crate::transcode::psnr(sum / count as f64) > 28.0, "{sum} over {count}");
+        let quality = done.quality.unwrap();
+        assert!(quality.psnr().unwrap() > 28.0 && quality.ssim().unwrap() > 0.9, "{quality:?}");
         let again = train_picture(&large, decoder().as_mut(), &settings, false).unwrap();
         assert_eq!(again.bytes.unwrap(), bytes);
     }

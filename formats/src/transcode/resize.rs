@@ -155,8 +155,19 @@ impl Picture {
         }
     }
 
-    pub(super) fn raw(&mut self) -> *mut c::AVFrame {
+    /// The frame itself, whose times and type may be set.
+    pub(super) fn raw(&self) -> *mut c::AVFrame {
         self.0
+    }
+
+    /// A second handle to the same pixels: who writes to the first then gets pixels of its own.
+    pub(super) fn share(&self) -> Result<Self, TranscodeError> {
+        // SAFETY: the frame is valid and its buffers counted.
+        let copy = Self(unsafe { c::av_frame_clone(self.0) });
+        match copy.0.is_null() {
+            true => Err(TranscodeError::Encode("out of memory".to_owned())),
+            false => Ok(copy),
+        }
     }
 
     /// The brightness plane without padding.

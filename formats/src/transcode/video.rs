@@ -5,15 +5,19 @@
 //! them, to place key pictures by counting alone and to close every group. The one exception that
 //! a closed group forces: the last picture of a group has no later one to lean on, so it is a
 //! reference too, for the B-pictures before it. Nothing at a multiple of the stride needs it.
+//!
+//! At a constant rate, frame times are rounded to the nearest tick, and each tick shows the last
+//! frame at or before it, from the first frame's tick until the last frame's duration ends: as
+//! FFmpeg's `fps` filter does with `round=near`.
 
 use std::os::raw::c_int;
 use std::ptr;
 
 use ffmpeg_next::ffi as c;
 
-use super::resize::{Colour, Resizer};
-use super::{GOP, TranscodeError, Transcoded, VideoSettings, limited, squared_error};
-use crate::decode::av::{Frame, Input};
+use super::resize::{Colour, Picture, Resizer};
+use super::{GOP, Quality, Rate, TranscodeError, Transcoded, VideoSettings, limited};
+use crate::decode::av::{Frame, Input, Packet};
 use crate::decode::video::each_shown;
 use crate::error::DecodeError;
 use crate::mux::{Muxer, check, text};
@@ -23,8 +27,11 @@ const MEASURED: usize = 64;
 /// Frames per second of streams that tell none.
 const DEFAULT_RATE: c::AVRational = c::AVRational { num: 25, den: 1 };
 
-/// Re-encodes a video; time stamps are kept, rotation metadata is applied, the first sound stream
-/// is copied where MP4 can hold it. `measure` asks for the error of the first 64 frames' brightness
+/// Longest time without a frame that a constant rate fills, in seconds.
+const MAX_GAP: u32 = 600;
+
+/// Re-encodes a video; time stamps are kept unless a constant rate is asked for, rotation metadata is applied, the first sound stream
+/// is copied where MP4 can hold it. `measure` asks for the quality of the first 64 frames' brightness
 /// against the resized source.
 ///
 /// # Errors
@@ -52,22 +59,29 @@ pub fn train_video(
         }
         (Ok(_), None) => {}
     }
-    let Finished { bytes, kept, note } = writer.finish()?;
-    let error = if measure { Some(brightness_error(&bytes, &kept)?) } else { None };
-    Ok(Transcoded { bytes: Some(bytes), error, note })
+    let Finished { bytes, kept, frames, note } = writer.finish(encoded)?;
+    let quality = if measure { Some(quality(&bytes, &kept)?) } else { None };
+    Ok(Transcoded { bytes: Some(bytes), quality, frames, note })
 }
 
-/// Squared error and number of values of the first frames' brightness.
-fn brightness_error(bytes: &[u8], kept: &[Vec<u8>]) -> Result<(f64, u64), DecodeError> {
-    let (mut sum, mut count, mut frames) = (0.0, 0, kept.iter());
+/// How far the first frames' brightness is from `kept`.
+fn quality(bytes: &[u8], kept: &[Vec<u8>]) -> Result<Quality, DecodeError> {
+    let (mut quality, mut frames) = (Quality::default(), kept.iter());
     each_shown(bytes, &mut |_, frame, _| {
         if let Some(wanted) = frames.next() {
-            sum += squared_error(wanted, &frame.native_bytes()?);
-            count += wanted.len() as u64;
+            let width = frame.size().width as usize;
+            quality.compare(wanted, &frame.native_bytes()?[..wanted.len()], width);
         }
         Ok(())
     })?;
-    Ok((sum, count))
+    Ok(quality)
+}
+
+/// How long the last frame is shown, in the stream's time base, where the container tells.
+fn last_duration(encoded: &[u8]) -> Result<Option<i64>, DecodeError> {
+    let packets = Input::open(encoded, true)?.packets();
+    let last = packets.iter().filter(|p| !p.is_hidden()).max_by_key(|p| p.pts());
+    Ok(last.and_then(Packet::duration))
 }
 
 /// A video that was written.
@@ -75,6 +89,7 @@ struct Finished {
     bytes: Vec<u8>,
     /// Brightness of the first frames, where they are to be measured.
     kept: Vec<Vec<u8>>,
+    frames: u32,
     /// What was lost.
     note: Option<String>,
 }
@@ -88,7 +103,19 @@ struct Writer<'a> {
     resizer: Option<Resizer>,
     base: c::AVRational,
     rate: c::AVRational,
+    /// Time base of the source's frames.
+    source_base: c::AVRational,
+    /// The usual length of one of them in seconds, and whether they have times of their own.
+    source_frame: c::AVRational,
+    timed: bool,
+    /// Frames of the source.
     frames: i64,
+    /// Frames written.
+    written: u32,
+    /// At a constant rate: the frame that waits for the next, and its tick.
+    waiting: Option<(Picture, i64)>,
+    /// Time of the source's last frame.
+    last: i64,
     kept: Vec<Vec<u8>>,
     keep: bool,
     note: Option<String>,
@@ -110,7 +137,13 @@ impl<'a> Writer<'a> {
             resizer: None,
             base: DEFAULT_RATE,
             rate: DEFAULT_RATE,
+            source_base: DEFAULT_RATE,
+            source_frame: DEFAULT_RATE,
+            timed: false,
             frames: 0,
+            written: 0,
+            waiting: None,
+            last: 0,
             kept: Vec::new(),
             keep,
             note: None,
@@ -129,19 +162,61 @@ impl<'a> Writer<'a> {
         }
         let resizer = self.resizer.as_mut();
         let resizer = resizer.ok_or_else(|| TranscodeError::Encode("not open".to_owned()))?;
-        let picture = resizer.convert(frame)?;
+        let picture = resizer.convert(frame)?.share()?;
+        let time = time.unwrap_or(self.frames);
+        self.frames += 1;
+        match self.settings.fps {
+            None => self.encode(&picture, time),
+            Some(_) => self.wait(picture, time),
+        }
+    }
+
+    /// Writes `picture` at `time` of the encoder's time base.
+    fn encode(&mut self, picture: &Picture, time: i64) -> Result<(), TranscodeError> {
         if self.keep && self.kept.len() < MEASURED {
             self.kept.push(picture.luma());
         }
         let raw = picture.raw();
         // SAFETY: the encoder is open, the picture has its size and format.
         unsafe {
-            (*raw).pts = time.unwrap_or(self.frames);
+            (*raw).pts = time;
             (*raw).pict_type = c::AVPictureType::AV_PICTURE_TYPE_NONE;
             check(c::avcodec_send_frame(self.codec, raw))?;
         }
-        self.frames += 1;
+        self.written += 1;
         self.drain()
+    }
+
+    /// Writes the frame before `picture` at the ticks until that of `time`; `picture` waits then.
+    fn wait(&mut self, picture: Picture, time: i64) -> Result<(), TranscodeError> {
+        let at = self.tick(time);
+        let at = self.waiting.as_ref().map_or(at, |(_, before)| at.max(*before));
+        self.show_until(at)?;
+        (self.waiting, self.last) = (Some((picture, at)), time);
+        Ok(())
+    }
+
+    /// The tick nearest to `time` of the source.
+    fn tick(&self, time: i64) -> i64 {
+        let near = c::AVRounding::AV_ROUND_NEAR_INF;
+        // SAFETY: arithmetic on fractions above zero.
+        unsafe { c::av_rescale_q_rnd(time, self.source_base, self.base, near) }
+    }
+
+    /// Writes the waiting frame at its ticks before `end`.
+    fn show_until(&mut self, end: i64) -> Result<(), TranscodeError> {
+        let Some((picture, from)) = self.waiting.take() else { return Ok(()) };
+        let ticks = end.saturating_sub(from);
+        let most = self
+            .settings
+            .fps
+            .map_or(0, |r| i64::from(MAX_GAP) * i64::from(r.frames) / i64::from(r.seconds.max(1)));
+        if ticks > most {
+            let what =
+                format!("no frame for more than {MAX_GAP} seconds: too long for a constant rate");
+            return Err(TranscodeError::Encode(what));
+        }
+        (from..end).try_for_each(|time| self.encode(&picture, time))
     }
 
     /// Opens everything for frames like the first.
@@ -165,7 +240,15 @@ impl<'a> Writer<'a> {
         };
         self.rate = if rate.num > 0 && rate.den > 0 { rate } else { DEFAULT_RATE };
         let counted = c::AVRational { num: self.rate.den, den: self.rate.num };
-        self.base = if timed { base } else { counted };
+        (self.source_base, self.timed) = (if timed { base } else { counted }, timed);
+        self.source_frame = counted;
+        self.base = match self.settings.fps {
+            None => self.source_base,
+            Some(Rate { frames, seconds }) => {
+                self.rate = c::AVRational { num: frames as c_int, den: seconds as c_int };
+                c::AVRational { num: self.rate.den, den: self.rate.num }
+            }
+        };
         self.open_codec(size, resizer.colour())?;
         self.resizer = Some(resizer);
         // SAFETY: the codec is open, the stream is the muxer's.
@@ -239,12 +322,22 @@ impl<'a> Writer<'a> {
     }
 
     /// Ends the streams and the file.
-    fn finish(mut self) -> Result<Finished, TranscodeError> {
+    fn finish(mut self, encoded: &[u8]) -> Result<Finished, TranscodeError> {
+        if let Some((_, from)) = &self.waiting {
+            let length = match last_duration(encoded)? {
+                Some(duration) if self.timed => duration,
+                // SAFETY: as in `tick`.
+                _ => unsafe { c::av_rescale_q(1, self.source_frame, self.source_base) },
+            };
+            // The only frame is shown once, however short it is.
+            let least = from + i64::from(self.written == 0);
+            self.show_until(self.tick(self.last.saturating_add(length)).max(least))?;
+        }
         // SAFETY: null ends the stream.
         unsafe { check(c::avcodec_send_frame(self.codec, ptr::null()))? };
         self.drain()?;
         let (kept, note) = (std::mem::take(&mut self.kept), self.note.take());
-        Ok(Finished { bytes: self.mux.finish()?, kept, note })
+        Ok(Finished { bytes: self.mux.finish()?, kept, frames: self.written, note })
     }
 }
 

@@ -154,12 +154,14 @@ pub(crate) fn write_finetuning(
 fn facts(metrics: &[Metric]) -> Vec<(&'static str, String)> {
     let Some(last) = metrics.last() else { return vec![("steps", "0".to_owned())] };
     let mean = |of: fn(&Metric) -> f64| metrics.iter().map(of).sum::<f64>() / metrics.len() as f64;
+    let decoded = last.decoded_per_wanted.map_or("unknown".to_owned(), |n| format!("{n:.2}"));
     vec![
         ("steps", last.step.to_string()),
         ("epochs begun", (last.epoch + 1).to_string()),
         ("last loss", format!("{:.4}", last.loss)),
         ("speed, mean", format!("{:.1} samples/s", mean(|m| m.rows_per_s))),
         ("waiting for data, mean", format!("{:.1} %", 100.0 * mean(|m| m.data_wait))),
+        ("pictures decoded for each wanted frame", decoded),
     ]
 }
 

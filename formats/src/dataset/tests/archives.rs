@@ -100,6 +100,77 @@ fn webdataset_errors_name_archive_and_member() {
     assert!(packed.contains("no random access"), "{packed}");
 }
 
+/// Compressed archives are read in order, without a plain copy; the shards hold what those of the
+/// plain archives hold, and are the same bytes after any of them is made again by other threads.
+#[test]
+fn compressed_archives_are_converted_as_they_are() {
+    use crate::convert::{ConvertOptions, convert};
+    let root = tempfile::tempdir().expect("folder");
+    let known = jpegs(23);
+    let at = |name: &str| root.path().join(name);
+    for (n, part) in known.chunks(8).enumerate() {
+        let key = |k: usize, field: &str| format!("{:03}.{field}", n * 8 + k);
+        let mut members: Vec<(String, Vec<u8>)> = Vec::new();
+        for (k, bytes) in part.iter().enumerate() {
+            members.push((key(k, "jpg"), bytes.clone()));
+            members.push((key(k, "cls"), format!("{}", (n + k) % 5).into_bytes()));
+        }
+        let named: Vec<(&str, Vec<u8>)> =
+            members.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+        write(&at(&format!("plain/train-{n}.tar")), tar(&named));
+        write(&at(&format!("packed/train-{n}.tar.gz")), gzip(&tar(&named)));
+    }
+    let stream = OpenOptions { stream: true, ..of_split("train") };
+    let rows = |text: Vec<String>| -> Vec<String> {
+        text.iter().map(|row| row.replace(".tar.gz/", ".tar/")).collect()
+    };
+    let plain = table(opened(&at("plain"), &of_split("train")).as_ref(), &known);
+    assert!(refused(&at("packed"), &of_split("train")).contains("no random access"));
+    let options =
+        |workers| ConvertOptions { shard_size: 2048, workers, ..ConvertOptions::default() };
+    let shards = at("shards");
+    for workers in [1, 4] {
+        let reader = opened(&at("packed"), &stream);
+        assert!(reader.in_order());
+        let done = convert(reader.as_ref(), "x", &shards, &options(workers), &|_, _| ());
+        let done = done.expect("converts");
+        assert!((done.complete, done.written) == (true, 23) && done.shards > 3, "{done:?}");
+        let read = table(opened(&shards, &of_split("train")).as_ref(), &known);
+        assert_eq!(rows(read), plain);
+        let second = std::fs::read_dir(&shards).expect("folder").filter_map(Result::ok);
+        let second = second.map(|e| e.path()).find(|p| p.display().to_string().contains("-00001-"));
+        let second = second.expect("a second shard");
+        if workers == 1 {
+            std::fs::rename(&second, at("second")).expect("moved");
+        } else {
+            let same = std::fs::read(&second).expect("made again");
+            assert!(same == std::fs::read(at("second")).expect("kept"), "other bytes");
+        }
+    }
+    assert_eq!(std::fs::read_dir(at("packed/.tubelet")).expect("folder").count(), 3);
+    let cut = std::fs::read(at("packed/train-1.tar.gz")).expect("read");
+    write(&at("packed/train-1.tar.gz"), &cut[..cut.len() / 2]);
+    let cut = refused(&at("packed"), &stream);
+    assert!(cut.contains("train-1.tar.gz, byte ") && cut.contains("decompressed"), "{cut}");
+}
+
+/// Kinetics' clips come in the order of the archives then, whatever the annotations' order.
+#[test]
+fn clips_of_compressed_archives_come_in_their_order() {
+    let root = tempfile::tempdir().expect("folder");
+    annotations(root.path());
+    let [first, second] = ["_a-1_000003_000013.mp4", "b_2_000010_000020.mp4"];
+    let known = [b"first".to_vec(), b"second".to_vec()];
+    let part = tar(&[(second, known[1].clone()), (first, known[0].clone())]);
+    write(&root.path().join("train/part_0.tar.gz"), gzip(&part));
+    let stream = OpenOptions { stream: true, ..OpenOptions::default() };
+    let wanted = [
+        format!("train/part_0.tar.gz/{second} air drumming 1"),
+        format!("train/part_0.tar.gz/{first} zumba 0"),
+    ];
+    assert_eq!(table(opened(root.path(), &stream).as_ref(), &known), wanted);
+}
+
 const META: &[u8] = include_bytes!("meta.mat");
 
 /// Training archive of three classes, validation archive of five pictures.

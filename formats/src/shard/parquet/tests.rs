@@ -8,6 +8,12 @@ use crate::convert::{ConvertOptions, convert};
 use crate::encode::encode_jpeg;
 use crate::store::StoreOptions;
 
+impl Shard {
+    fn is_mapped(&self) -> bool {
+        matches!(&self.source, Source::Local(map) if map.get().is_some())
+    }
+}
+
 /// Name, label and bytes.
 type Sample = (String, Option<u32>, Vec<u8>);
 
@@ -127,5 +133,140 @@ fn no_byte_of_a_footer_panics() {
                 assert!(error.to_string().contains(".parquet"), "{error}");
             }
         }
+    }
+}
+
+/// Many shards: what they hold is stored, used while they stay the same, and made again when not.
+#[test]
+fn many_shards_are_looked_into_once() {
+    let sample = |n: u32| (format!("c{}/{n}.jpg", n % 3), Some(n % 3), jpeg(n));
+    let samples: Vec<Sample> = (0..40).map(sample).collect();
+    let root = tempfile::tempdir().expect("folder");
+    let options = ConvertOptions { shard_size: 1, ..ConvertOptions::default() };
+    convert(&Memory(samples.clone()), "memory", root.path(), &options, &|_, _| ()).expect("done");
+    let stored = root.path().join(".tubelet/rows-train.bin");
+    assert!(!stored.is_file());
+    let all = || read_all(root.path());
+    assert_eq!(all().expect("first time"), samples);
+    assert!(stored.is_file());
+    let facts = |reader: &ParquetReader| -> Vec<_> {
+        let of = |n| (reader.record(n).info, reader.checksum(n), reader.record(n).span);
+        (0..reader.len()).map(of).collect()
+    };
+    let second = ParquetReader::open(root.path(), "train").expect("second time");
+    assert!(second.shards.iter().all(|s| !s.is_mapped()), "a shard was opened");
+    let files = shard_files(root.path(), "train").expect("shards");
+    let (fresh, _) = ParquetReader::look_into(&files).expect("fresh");
+    assert_eq!(facts(&second), facts(&fresh));
+    assert_eq!(all().expect("second time"), samples);
+    let record = second.record(3);
+    second.read(&record, &mut Vec::new()).expect("read");
+    assert!(second.shards[3].is_mapped() && second.shards[3].file.get().is_none());
+
+    // A shard that is replaced, one that goes away, a stored file that is damaged.
+    let other = tempfile::tempdir().expect("folder");
+    let changed = vec![("changed.jpg".to_owned(), None, jpeg(99))];
+    convert(&Memory(changed.clone()), "memory", other.path(), &options, &|_, _| ()).expect("done");
+    let new = shard_files(other.path(), "train").expect("one").remove(0);
+    std::fs::copy(&new, &files[7]).expect("copied");
+    let mut wanted = samples;
+    wanted[7] = changed[0].clone();
+    assert_eq!(all().expect("one is new"), wanted);
+    std::fs::remove_file(&files[0]).expect("removed");
+    wanted.remove(0);
+    assert_eq!(all().expect("one is gone"), wanted);
+    let mut bytes = std::fs::read(&stored).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    std::fs::write(&stored, &bytes).expect("written");
+    assert_eq!(all().expect("made again"), wanted);
+    // Known by size and time, but no shard any more: an error that names it, when it is read.
+    std::fs::remove_file(&files[9]).expect("removed");
+    let gone = second.read(&second.record(9), &mut Vec::new()).expect_err("gone").to_string();
+    assert!(gone.contains("train-00009-of-00040.parquet"), "{gone}");
+}
+
+fn flat(size: Size, grey: u8) -> Vec<u8> {
+    encode_jpeg(&vec![grey; size.area() * 3], size, 95).expect("encodes")
+}
+
+/// Every picture has the levels below its own size, under all formats; verify looks at them.
+#[cfg(feature = "turbojpeg")]
+#[test]
+fn pyramids_hold_what_is_smaller_than_the_picture() {
+    use crate::convert::Format;
+    use crate::transcode::{Pyramid, level_size};
+    let sizes = [Size::new(90, 70), Size::new(40, 33), Size::new(16, 300), Size::new(32, 64)];
+    let names = |n: usize| format!("c{}/{n}.jpg", n % 2);
+    let sample = |(n, size): (usize, &Size)| (names(n), Some(n as u32), flat(*size, 50 * n as u8));
+    let samples: Vec<Sample> = sizes.iter().enumerate().map(sample).collect();
+    let root = tempfile::tempdir().expect("folder");
+    let pyramid = Some(Pyramid { sides: vec![16, 32, 64], quality: 80 });
+    let made = |format, name: &str| {
+        let out = root.path().join(name);
+        std::fs::create_dir_all(&out).expect("folder");
+        let options = ConvertOptions { format, pyramid: pyramid.clone(), ..Default::default() };
+        let reader = Memory(samples.clone());
+        convert(&reader, "memory", &out, &options, &|_, _| ()).expect("converts");
+        out
+    };
+    let out = made(Format::Parquet, "parquet");
+    let reader = ParquetReader::open(&out, "train").expect("opens");
+    assert_eq!(reader.level_sides(), [16, 32, 64]);
+    let (mut buf, mut decoder) = (Vec::new(), crate::decoder());
+    for (n, size) in sizes.iter().enumerate() {
+        let record = reader.record(n);
+        assert_eq!(reader.read(&record, &mut buf).expect("read"), samples[n].2);
+        for side in [16, 32, 64, 128] {
+            let level = reader.read_level(&record, side, &mut buf).expect("read");
+            let there = side < size.short_side() && side != 128;
+            assert_eq!(level.is_some(), there, "{size}, {side}");
+            let Some(level) = level else { continue };
+            let info = decoder.probe(level).expect("a picture");
+            assert_eq!(info.size, level_size(*size, side));
+            let mut clip = tubelet_core::Clip::new();
+            let want = crate::FrameRequest { frames: vec![0], region: None, planes: false };
+            decoder.decode(level, &info, &want, &mut clip).expect("decodes");
+            assert!(clip.nth(0).iter().all(|v| v.abs_diff(50 * n as u8) < 3), "{size}, {side}");
+        }
+    }
+    let report = crate::verify::verify(&out, 1, true, &StoreOptions::default(), &|_, _| ())
+        .expect("verifies");
+    assert_eq!((report.rows, report.problems), (4, vec![]));
+
+    let out = made(Format::Webdataset, "tar");
+    let count = |field: Option<&str>| {
+        let field = field.map(str::to_owned);
+        let options = crate::OpenOptions { field, ..Default::default() };
+        crate::open(&out, &options).expect("opens").len()
+    };
+    assert_eq!((count(None), count(Some("px16.jpg")), count(Some("px32.jpg"))), (4, 3, 2));
+    let out = made(Format::Folder, "folder");
+    for (split, count) in [("train", 4), ("train-px16", 3), ("train-px64", 1)] {
+        let options = crate::OpenOptions { split: split.to_owned(), ..Default::default() };
+        assert_eq!(crate::open(&out, &options).expect("opens").len(), count, "{split}");
+    }
+}
+
+#[test]
+fn pyramids_that_cannot_be_are_refused() {
+    use crate::convert::Images;
+    use crate::transcode::{PictureSettings, Pyramid};
+    let train = Images::Train(PictureSettings { short_side: 64, quality: 90 });
+    let cases: [(&[u32], u8, Images, &str); 5] = [
+        (&[], 90, Images::Keep, "at least 1, ascending"),
+        (&[32, 32], 90, Images::Keep, "ascending"),
+        (&[0, 32], 90, Images::Keep, "at least 1"),
+        (&[32], 0, Images::Keep, "use 1 to 100"),
+        (&[32, 64], 90, train, "levels are smaller"),
+    ];
+    for (sides, quality, images, says) in cases {
+        let root = tempfile::tempdir().expect("folder");
+        let pyramid = Some(Pyramid { sides: sides.to_vec(), quality });
+        let options = ConvertOptions { pyramid, images, ..Default::default() };
+        let reader = Memory(vec![("a".to_owned(), None, jpeg(1))]);
+        let error = convert(&reader, "memory", root.path(), &options, &|_, _| ());
+        let error = error.expect_err("refused").to_string();
+        assert!(error.contains(says), "{error}");
     }
 }

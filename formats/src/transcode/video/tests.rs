@@ -95,7 +95,61 @@ fn sizes_shrink_turn_and_stay() {
     let (done, info) = train(&bytes, &settings(4));
     assert_eq!((info.size, info.rotation), (Size::new(64, 96), 0));
     let (before, after) = (decoded(&bytes), decoded(&done));
-    assert!(squared_error(&before, &after) / (before.len() as f64) < 60.0);
+    assert!(super::super::quality::squared_error(&before, &after) / (before.len() as f64) < 60.0);
+}
+
+/// Which frame of the source each frame shows, told by its brightness, and their times in ticks.
+fn shown(bytes: &[u8], levels: u32) -> (Vec<u32>, Vec<i64>) {
+    let (mut frames, mut times) = (Vec::new(), Vec::new());
+    each_shown(bytes, &mut |_, frame, time| {
+        let luma = &frame.native_bytes()?[..frame.size().area()];
+        let mean = luma.iter().map(|v| f64::from(*v)).sum::<f64>() / luma.len() as f64;
+        frames.push(((mean - 16.0) / 219.0 * f64::from(levels)).round() as u32);
+        times.push(time.unwrap_or(-1));
+        Ok(())
+    })
+    .unwrap();
+    (frames, times)
+}
+
+/// What FFmpeg's fps filter with `round=near` shows, worked out from its definition: tick n shows
+/// the last frame whose rounded time is at most n.
+#[test]
+fn a_constant_rate_shows_what_the_fps_filter_shows() {
+    let times: Vec<i64> = vec![3, 4, 9, 10, 11, 12, 30, 31, 33, 40, 41, 55];
+    let grey = |n: usize| vec![(n * 255 / 16) as u8; 64 * 64 * 3];
+    let frames: Vec<Vec<u8>> = (0..times.len()).map(grey).collect();
+    let uneven = EncodeOptions { times: times.clone(), fps: 30, crf: Some(1), ..options(64, 64) };
+    let bytes = encode_video(frames.iter().map(Vec::as_slice), &uneven).unwrap();
+    for (frames, seconds) in [(10, 1), (30, 1), (25, 2), (60, 1), (30_000, 1001), (1, 1)] {
+        let rate = Rate { frames, seconds };
+        let settings = VideoSettings { fps: Some(rate), crf: 1, ..settings(4) };
+        let done = train_video(&bytes, &settings, false).unwrap();
+        let (seen, at) = shown(done.bytes.as_ref().unwrap(), 16);
+        let per_second = f64::from(frames) / f64::from(seconds);
+        let ticks: Vec<i64> =
+            times.iter().map(|t| (*t as f64 / 30.0 * per_second).round() as i64).collect();
+        // The last frame lasts one thirtieth.
+        let end = ((times[11] + 1) as f64 / 30.0 * per_second).round() as i64;
+        let last = |n: i64| ticks.iter().rposition(|t| *t <= n).unwrap() as u32;
+        let wanted: Vec<u32> = (ticks[0]..end).map(last).collect();
+        assert_eq!(seen, wanted, "{rate:?}");
+        assert_eq!(done.frames as usize, seen.len());
+        let apart: Vec<i64> = at.windows(2).map(|w| w[1] - w[0]).collect();
+        assert!(apart.iter().all(|d| *d == apart[0]), "{rate:?}: {at:?}");
+        let info = decoder().probe(done.bytes.as_ref().unwrap()).unwrap();
+        assert!(seen.len() < 2 || (info.fps - per_second).abs() < 1e-6, "{} {rate:?}", info.fps);
+    }
+}
+
+#[test]
+fn a_gap_too_long_for_a_constant_rate_is_an_error() {
+    let frames = [vec![0; 64 * 64 * 3], vec![99; 64 * 64 * 3]];
+    let gap = EncodeOptions { times: vec![0, 700], fps: 1, ..options(64, 64) };
+    let bytes = encode_video(frames.iter().map(Vec::as_slice), &gap).unwrap();
+    let constant = VideoSettings { fps: Some(Rate { frames: 25, seconds: 1 }), ..settings(4) };
+    let error = train_video(&bytes, &constant, false).unwrap_err().to_string();
+    assert!(error.contains("600 seconds"), "{error}");
 }
 
 /// The third frame as the loader sees it.
@@ -113,9 +167,9 @@ fn the_same_bytes_every_time_and_a_measured_error() {
     let one = train_video(&bytes, &settings(4), true).unwrap();
     let two = train_video(&bytes, &settings(4), false).unwrap();
     assert_eq!(one.bytes, two.bytes);
-    let (sum, count) = one.error.unwrap();
-    assert_eq!(count, 50 * 76 * 64);
-    assert!(super::super::psnr(sum / count as f64) > 30.0);
+    let quality = one.quality.unwrap();
+    assert_eq!((quality.values, quality.windows), (50 * 76 * 64, 50 * 18 * 15));
+    assert!(quality.psnr().unwrap() > 30.0 && quality.ssim().unwrap() > 0.9, "{quality:?}");
 }
 
 #[test]
@@ -162,4 +216,38 @@ fn a_clip_at_the_stride_decodes_few_others() {
     // The last one leans on the reference after it.
     assert_eq!(decoded(&done, 2), 17);
     assert!(decoded(&bytes, 4) > 24, "{}", decoded(&bytes, 4));
+}
+
+/// Clips of the train profiles, however they lie to the stride, are the frames that FFmpeg's decoder
+/// gives when it decodes everything, through FFmpeg's own colour converter.
+#[test]
+fn clips_are_what_a_plain_decode_yields() {
+    use crate::decode::{ColorConversion, av};
+    use tubelet_core::Rect;
+    let bytes = source(&options(96, 80), 150);
+    for (stride, small) in [(2, false), (4, false), (4, true), (8, false)] {
+        let settings = VideoSettings { small, ..settings(stride) };
+        let done = train_video(&bytes, &settings, false).unwrap().bytes.unwrap();
+        let mut plain = Vec::new();
+        let mut scaler = av::Scaler::new(ColorConversion::Plain).unwrap();
+        each_shown(&done, &mut |_, frame, _| {
+            let mut rgb = vec![0; frame.size().area() * 3];
+            scaler.convert_by_ffmpeg(frame, Rect::full(frame.size()), &mut rgb)?;
+            plain.push(rgb);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(plain.len(), 150);
+        let (mut decoder, mut clip) = (decoder(), Clip::new());
+        let info = decoder.probe(&done).unwrap();
+        for (start, step, count) in [(0, 1, 150), (64, stride, 16), (5, stride, 9), (93, 3, 19)] {
+            let frames: Vec<u32> =
+                (0..count).map(|n| start + n * step).filter(|f| *f < 150).collect();
+            let want = FrameRequest { frames: frames.clone(), region: None, planes: false };
+            decoder.decode(&done, &info, &want, &mut clip).unwrap();
+            for (n, frame) in frames.iter().enumerate() {
+                assert!(clip.nth(n) == plain[*frame as usize], "stride {stride}, frame {frame}");
+            }
+        }
+    }
 }

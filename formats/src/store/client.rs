@@ -25,7 +25,7 @@ use object_store::{
 };
 use tokio::runtime::Runtime;
 
-use super::folder::{Backend, Meta};
+use super::folder::{Backend, Meta, Take};
 use super::retry::{Failure, FailureKind};
 use super::{Limits, StoreOptions, percent_decoded};
 use crate::error::{FormatError, FormatErrorKind};
@@ -174,11 +174,7 @@ impl Backend for Client {
         Ok((bytes, meta(name, &found)))
     }
 
-    fn get_whole(
-        &self,
-        name: &str,
-        take: &mut dyn FnMut(u64, &[u8]) -> Result<(), Failure>,
-    ) -> Result<Meta, Failure> {
+    fn get_whole(&self, name: &str, take: Take<'_>) -> Result<Meta, Failure> {
         let (store, key) = (Arc::clone(&self.reads), self.key(name)?);
         let begun = async move { store.get(&key).await };
         let result = self.within(self.time(0), begun)?.map_err(|e| failure(&e))?;

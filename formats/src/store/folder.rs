@@ -25,6 +25,9 @@ pub(crate) struct Meta {
     pub(crate) version: String,
 }
 
+/// Takes a piece of an object and its place.
+pub(crate) type Take<'a> = &'a mut (dyn FnMut(u64, &[u8]) -> Result<(), Failure> + 'a);
+
 /// Where objects are: a client of a store, or a stand-in of a test. Names are relative to the
 /// folder; one call is one attempt.
 pub(crate) trait Backend: Send + Sync {
@@ -35,11 +38,7 @@ pub(crate) trait Backend: Send + Sync {
     fn get(&self, name: &str, range: std::ops::Range<u64>) -> Result<(Bytes, Meta), Failure>;
 
     /// All of an object, piece by piece: `take` is given the place of each.
-    fn get_whole(
-        &self,
-        name: &str,
-        take: &mut dyn FnMut(u64, &[u8]) -> Result<(), Failure>,
-    ) -> Result<Meta, Failure>;
+    fn get_whole(&self, name: &str, take: Take<'_>) -> Result<Meta, Failure>;
 
     /// Objects directly in the folder's own folder `name` (in the folder itself where empty).
     fn list(&self, name: &str) -> Result<Vec<Meta>, Failure>;

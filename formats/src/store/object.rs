@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::cache::{Cache, Id};
-use super::folder::{Folder, Meta, complete};
+use super::folder::{Folder, Meta, Take, complete};
 use super::retry::{Failure, FailureKind, GivenUp, retried};
 use crate::error::{FormatError, FormatErrorKind};
 use crate::index::table_of_url;
@@ -101,7 +101,7 @@ impl Object {
             if cache.find(self.id, &range, buf) && check(buf).is_ok() {
                 return Ok(Bytes::copy_from_slice(buf));
             }
-            self.into_cache(cache, &range, check)
+            self.fetch_and_keep(cache, &range, check)
         })?;
         buf.clear();
         buf.extend_from_slice(&fetched);
@@ -142,10 +142,7 @@ impl Object {
     }
 
     /// All of it, from its beginning again after a failure.
-    fn whole(
-        &self,
-        take: &mut dyn FnMut(u64, &[u8]) -> Result<(), Failure>,
-    ) -> Result<(), GivenUp> {
+    fn whole(&self, take: Take<'_>) -> Result<(), GivenUp> {
         retried(&self.folder.limits, || {
             let mut have = 0;
             let meta = self.folder.backend.get_whole(&self.meta.name, &mut |start, bytes| {
@@ -158,7 +155,7 @@ impl Object {
     }
 
     /// Fetches `range` and keeps a copy; of a server without ranges, all of it.
-    fn into_cache(
+    fn fetch_and_keep(
         &self,
         cache: &Cache,
         range: &Range<u64>,

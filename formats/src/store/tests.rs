@@ -5,8 +5,13 @@ mod server;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arrow_array::{BinaryArray, Int64Array, RecordBatch, StringArray};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
+use parquet::file::properties::WriterProperties;
 use tubelet_core::{SampleId, Size};
 
 use self::server::{FAULTS, Fault, Server};
@@ -16,6 +21,7 @@ use crate::convert::{ConvertOptions, Format, convert};
 use crate::encode::encode_jpeg;
 use crate::record::{MediaKind, Record, ShardReader, Span};
 use crate::shard::{OpenOptions, open};
+use crate::transcode::Pyramid;
 
 /// Pictures in memory.
 struct Memory(Vec<Vec<u8>>);
@@ -47,6 +53,10 @@ impl ShardReader for Memory {
 
 /// `count` pictures as shards in a folder.
 fn shards(count: u32, format: Format) -> (tempfile::TempDir, Vec<Vec<u8>>) {
+    shards_with(count, ConvertOptions { format, ..ConvertOptions::default() })
+}
+
+fn shards_with(count: u32, options: ConvertOptions) -> (tempfile::TempDir, Vec<Vec<u8>>) {
     let picture = |n: u32| {
         let size = Size::new(40 + n % 50, 30 + n % 40);
         let pixels: Vec<u8> =
@@ -55,7 +65,7 @@ fn shards(count: u32, format: Format) -> (tempfile::TempDir, Vec<Vec<u8>>) {
     };
     let pictures: Vec<Vec<u8>> = (0..count).map(picture).collect();
     let root = tempfile::tempdir().expect("folder");
-    let options = ConvertOptions { format, shard_size: 40_000, ..ConvertOptions::default() };
+    let options = ConvertOptions { shard_size: 40_000, ..options };
     let report = convert(&Memory(pictures.clone()), "memory", root.path(), &options, &|_, _| ());
     assert!(report.expect("converts").shards > 2);
     (root, pictures)
@@ -341,5 +351,75 @@ fn a_server_without_ranges_needs_a_cache() {
         server.seen();
         all_equal(reader.as_ref(), &pictures);
         assert!(server.seen().is_empty(), "all is copied");
+    }
+}
+
+/// Smaller encodings are fetched as one range each, and checked as the pictures beside them are.
+#[test]
+fn pyramids_of_a_store_equal_local_ones() {
+    for format in [Format::Parquet, Format::Webdataset] {
+        let pyramid = Some(Pyramid { sides: vec![16, 48], quality: 80 });
+        let (root, pictures) =
+            shards_with(60, ConvertOptions { format, pyramid, ..ConvertOptions::default() });
+        let server = Server::start();
+        server.put_tree("data", root.path());
+        let url = PathBuf::from(server.url()).join("data");
+        let local = open(root.path(), &options(&root, None)).expect("opens");
+        let remote = open(&url, &options(&root, None)).expect("opens");
+        assert_eq!(remote.level_sides(), local.level_sides());
+        let (mut ours, mut theirs, mut absent) = (Vec::new(), Vec::new(), 0);
+        for (n, side) in (0..pictures.len()).flat_map(|n| [(n, 16), (n, 48)]) {
+            server.seen();
+            let here = local.read_level(&local.record(n), side, &mut ours).expect("read");
+            let there = remote.read_level(&remote.record(n), side, &mut theirs).expect("read");
+            assert!(here == there, "sample {n}, side {side}");
+            let ranges: Vec<_> = server.seen().into_iter().filter_map(|s| s.range).collect();
+            match there {
+                Some(level) => assert_eq!(ranges[0].end - ranges[0].start, level.len() as u64 + 4),
+                None => absent += 1,
+            }
+            assert_eq!(ranges.len(), usize::from(there.is_some()));
+        }
+        let few = 1..pictures.len();
+        assert!(few.contains(&absent) || format == Format::Webdataset && absent == 120, "{absent}");
+        server.fail(3, 0.3, &FAULTS);
+        all_equal(remote.as_ref(), &pictures);
+    }
+}
+
+/// Files of other programs: compressed, many rows a page, a column that only looks like hashes.
+#[test]
+fn files_without_places_are_read_through_the_library() {
+    let names: Vec<String> = (0..50).map(|n| format!("{n}.jpg")).collect();
+    let payload = |n: usize| format!("payload {n} ").repeat(400 + n).into_bytes();
+    let payloads: Vec<Vec<u8>> = (0..names.len()).map(payload).collect();
+    let columns: [(&str, arrow_array::ArrayRef); 3] = [
+        ("image", Arc::new(BinaryArray::from_iter_values(&payloads))),
+        ("label", Arc::new(Int64Array::from_iter_values(0..50))),
+        ("xxh3", Arc::new(StringArray::from_iter_values(&names))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).expect("a batch");
+    let root = tempfile::tempdir().expect("folder");
+    for (name, compression) in
+        [("a.parquet", Compression::SNAPPY), ("b.parquet", Compression::UNCOMPRESSED)]
+    {
+        let path = root.path().join(name);
+        let file = std::fs::File::create(&path).expect("made");
+        let properties = WriterProperties::builder().set_compression(compression).build();
+        let mut writer =
+            ArrowWriter::try_new(file, batch.schema(), Some(properties)).expect("writes");
+        writer.write(&batch).expect("writes");
+        writer.close().expect("writes");
+        let server = Server::start();
+        server.put("data/x.parquet", std::fs::read(&path).expect("read"));
+        let url = PathBuf::from(format!("{}/data/x.parquet", server.url()));
+        for again in [false, true] {
+            server.seen();
+            let reader = open(&url, &options(&root, None)).expect("opens");
+            let asked = server.seen().iter().filter(|s| s.range.is_some()).count();
+            assert_eq!(asked == 0, again, "what is in it is stored");
+            assert_eq!(reader.record(7).label, Some(7));
+            all_equal(reader.as_ref(), &payloads);
+        }
     }
 }

@@ -213,12 +213,14 @@ struct Landing<'a> {
 
 impl Landing<'_> {
     fn land(&self, fetched: &Result<Bytes, FormatError>) {
-        let told = fetched.as_ref().map(Bytes::clone).map_err(|e| Crashed {
-            path: e.path.clone(),
-            place: e.place.clone(),
-            what: e.kind.to_string(),
+        self.tell(match fetched {
+            Ok(bytes) => Ok(bytes.clone()),
+            Err(e) => Err(Crashed {
+                path: e.path.clone(),
+                place: e.place.clone(),
+                what: e.kind.to_string(),
+            }),
         });
-        self.tell(told);
     }
 
     fn tell(&self, told: Result<Bytes, Crashed>) {

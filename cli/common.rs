@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tubelet_augment::{Recipe, RecipeError, RecipeFile, Stage, builtin};
 use tubelet_formats::dataset::Layout;
 use tubelet_formats::error::FormatErrorKind;
-use tubelet_formats::{FormatError, OpenOptions, ShardReader, open};
+use tubelet_formats::{CacheOptions, FormatError, OpenOptions, ShardReader, StoreOptions, open};
 use tubelet_loader::LoaderError;
 
 /// The command line asks for something that cannot be.
@@ -47,7 +47,8 @@ pub(crate) fn error_text(error: &anyhow::Error) -> String {
 /// A data set on the command line.
 #[derive(Args, Clone)]
 pub(crate) struct DataArgs {
-    /// Data set: a folder, a list, an archive (.tar, .beton) or a Parquet file
+    /// Data set: a folder, a list, an archive (.tar, .beton) or a Parquet file; Parquet and tar shards
+    /// also by URL (s3://, gs://, az://, http(s)://)
     pub(crate) path: PathBuf,
     #[command(flatten)]
     pub(crate) how: HowArgs,
@@ -75,6 +76,69 @@ pub(crate) struct HowArgs {
     /// they have no random access as they are. `convert` reads compressed tar archives without that
     #[arg(long)]
     pub(crate) unpack: bool,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+}
+
+/// Where an object store is.
+#[derive(Args, Clone, Default)]
+pub(crate) struct EndpointArgs {
+    /// Server of an object store, where it is not the usual one, for example http://localhost:9000
+    /// [default: as AWS_ENDPOINT_URL says]
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+}
+
+impl EndpointArgs {
+    /// The options of the library, without a cache.
+    pub(crate) fn options(&self) -> StoreOptions {
+        StoreOptions { endpoint: self.endpoint.clone(), ..StoreOptions::default() }
+    }
+}
+
+/// How an object store is read.
+#[derive(Args, Clone, Default)]
+pub(crate) struct StoreArgs {
+    #[command(flatten)]
+    endpoint: EndpointArgs,
+    /// Keep copies of what is read from an object store in this folder, a new or empty one or one
+    /// that was used so before
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Most bytes of the copies [default: 10GiB]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, requires = "cache")]
+    cache_size: Option<u64>,
+}
+
+/// Bytes of a cache where the command line has none.
+const CACHE_BYTES: u64 = 10 << 30;
+
+impl StoreArgs {
+    /// The options of the library.
+    pub(crate) fn options(&self) -> StoreOptions {
+        let bytes = self.cache_size.unwrap_or(CACHE_BYTES);
+        let cache = self.cache.clone().map(|folder| CacheOptions { folder, bytes });
+        StoreOptions { cache, ..self.endpoint.options() }
+    }
+}
+
+/// `512MiB` as bytes.
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let scale = match unit.trim() {
+        "" | "B" => 1u64,
+        "kB" | "KB" => 1000,
+        "MB" => 1000 * 1000,
+        "GB" => 1000 * 1000 * 1000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        other => return Err(format!("unit `{other}`: use KiB, MiB, GiB, kB, MB or GB")),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("`{text}` is not a size"))?;
+    let bytes = number * scale as f64;
+    if bytes >= 1.0 { Ok(bytes as u64) } else { Err("must be at least one byte".to_owned()) }
 }
 
 fn layout_help() -> String {
@@ -92,6 +156,7 @@ impl HowArgs {
             separator: self.separator,
             field: self.field.clone(),
             unpack: self.unpack,
+            store: self.store.options(),
             stream: false,
         }
     }

@@ -8,12 +8,14 @@ use tubelet_formats::convert::{
     ConvertOptions, ConvertReport, Dropped, Filter, Format, Images, OnBroken, Videos, convert,
     merge,
 };
-use tubelet_formats::dataset::{self, Layout};
+use tubelet_formats::dataset::Layout;
 use tubelet_formats::transcode::{PictureSettings, Pyramid, Rate, VideoSettings};
+use tubelet_formats::{OpenOptions, layout, open};
 
-use tubelet_formats::{OpenOptions, open};
-
-use crate::common::{DataArgs, Usage, bytes_text, default_workers, progress, report_missing};
+use crate::common::{
+    DataArgs, EndpointArgs, Usage, bytes_text, default_workers, parse_bytes, progress,
+    report_missing,
+};
 
 /// How pictures are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -59,7 +61,8 @@ enum OnErrorArg {
 pub(crate) struct ConvertArgs {
     #[command(flatten)]
     data: DataArgs,
-    /// Folder for the shards and manifest.json; an interrupted conversion goes on where it stopped
+    /// Folder for the shards and manifest.json, or its URL (s3://, gs://, az://); an interrupted
+    /// conversion goes on where it stopped
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
     /// How pictures are stored
@@ -162,6 +165,7 @@ impl ConvertArgs {
             },
             workers: self.workers.unwrap_or_else(default_workers),
             split: self.data.how.options("train").split,
+            store: self.data.how.store.options(),
         })
     }
 
@@ -215,10 +219,8 @@ impl ConvertArgs {
 
     /// 2 for Something-Something, whose recipes take every second frame.
     fn usual_stride(&self, other: u32) -> u32 {
-        let split = self.data.how.options("train").split;
-        let detected = || dataset::detect(&self.data.path, &split).ok();
-        match self.data.how.layout.or_else(detected) {
-            Some(Layout::Ssv2) => 2,
+        match layout(&self.data.path, &self.data.how.options("train")) {
+            Ok(Layout::Ssv2) => 2,
             _ => other,
         }
     }
@@ -242,15 +244,17 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<bool> {
 
 #[derive(Args)]
 pub(crate) struct MergeArgs {
-    /// Folder that the tasks wrote to, or that takes the shards of the others
+    /// Folder that the tasks wrote to, or that takes the shards of the others; or its URL
     dir: PathBuf,
     /// Folders of tasks that wrote elsewhere
     others: Vec<PathBuf>,
+    #[command(flatten)]
+    endpoint: EndpointArgs,
 }
 
 /// Joins the tasks of a conversion.
 pub(crate) fn run_merge(args: &MergeArgs) -> Result<bool> {
-    let report = merge(&args.dir, &args.others)?;
+    let report = merge(&args.dir, &args.others, &args.endpoint.options())?;
     print_report(&args.dir, &report);
     Ok(true)
 }
@@ -290,25 +294,6 @@ fn print_some(what: &str, dropped: &[Dropped]) {
     if dropped.len() > 20 {
         eprintln!("{what}: and {} more, all in the manifest", dropped.len() - 20);
     }
-}
-
-/// `512MiB` as bytes.
-fn parse_bytes(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let scale = match unit.trim() {
-        "" | "B" => 1u64,
-        "kB" | "KB" => 1000,
-        "MB" => 1000 * 1000,
-        "GB" => 1000 * 1000 * 1000,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        other => return Err(format!("unit `{other}`: use KiB, MiB, GiB, kB, MB or GB")),
-    };
-    let number: f64 = number.parse().map_err(|_| format!("`{text}` is not a size"))?;
-    let bytes = number * scale as f64;
-    if bytes >= 1.0 { Ok(bytes as u64) } else { Err("must be at least one byte".to_owned()) }
 }
 
 /// `2/8`, `auto` or `auto/8`.

@@ -5,8 +5,7 @@ use clap::Args;
 use comfy_table::{Table, presets};
 use tubelet_augment::Stage;
 use tubelet_core::{MediaInfo, SampleId, SampleKey};
-use tubelet_formats::dataset::detect;
-use tubelet_formats::{Record, ShardReader, decoder};
+use tubelet_formats::{Record, ShardReader, decoder, layout};
 
 use crate::common::{DataArgs, Usage, bytes_text, recipe_file};
 
@@ -51,10 +50,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<bool> {
 
 fn data_set(args: &InspectArgs, shards: &dyn ShardReader) -> Result<Table> {
     let options = args.data.how.options("train");
-    let layout = match options.layout {
-        Some(layout) => layout,
-        None => detect(&args.data.path, &options.split)?,
-    };
+    let layout = layout(&args.data.path, &options)?;
     let classes = shards.classes();
     let mut counts = vec![0u64; classes.len()];
     let (mut unlabelled, mut indexed, mut frames) = (0u64, 0u64, 0u64);

@@ -40,7 +40,7 @@ impl From<DeviceArg> for Device {
 struct RunArgs {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// Training data: a folder, a list file or a Parquet file
+    /// Training data: a folder, a list file or a Parquet file; shards also by URL
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
     #[command(flatten)]

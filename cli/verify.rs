@@ -7,11 +7,11 @@ use clap::Args;
 use comfy_table::{Table, presets};
 use tubelet_formats::verify::verify;
 
-use crate::common::{default_workers, progress};
+use crate::common::{EndpointArgs, default_workers, progress};
 
 #[derive(Args)]
 pub(crate) struct VerifyArgs {
-    /// Folder with shards and manifest.json
+    /// Folder with shards and manifest.json, or its URL
     dir: PathBuf,
     /// Check checksums and counts only; decode nothing
     #[arg(long)]
@@ -19,12 +19,15 @@ pub(crate) struct VerifyArgs {
     /// Threads [default: one a core]
     #[arg(long)]
     workers: Option<usize>,
+    #[command(flatten)]
+    endpoint: EndpointArgs,
 }
 
 pub(crate) fn run(args: &VerifyArgs) -> Result<bool> {
     let bar = progress(0, "verifying");
     let workers = args.workers.unwrap_or_else(default_workers);
-    let report = verify(&args.dir, workers, !args.no_decode, &|done, total| {
+    let (decode, store) = (!args.no_decode, args.endpoint.options());
+    let report = verify(&args.dir, workers, decode, &store, &|done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     })?;

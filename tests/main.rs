@@ -10,3 +10,5 @@ mod media;
 mod order;
 mod pixels;
 mod plans;
+#[cfg(feature = "store")]
+mod store;

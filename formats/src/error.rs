@@ -27,6 +27,9 @@ pub enum FormatErrorKind {
     /// No known layout, or several.
     #[error("{0}")]
     Layout(String),
+    /// An object store did not give or take what it was asked.
+    #[error("{0}")]
+    Store(String),
     /// The Parquet library said no.
     #[error("Parquet: {0}")]
     Parquet(String),
@@ -47,6 +50,16 @@ impl FormatError {
     #[must_use]
     pub fn at(mut self, place: impl Into<String>) -> Self {
         self.place = Some(place.into());
+        self
+    }
+
+    /// The same error, about `name` at the place that it has.
+    #[must_use]
+    pub(crate) fn sample(mut self, name: &str) -> Self {
+        self.place = Some(match self.place {
+            Some(place) => format!("{name}, {place}"),
+            None => name.to_owned(),
+        });
         self
     }
 }

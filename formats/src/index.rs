@@ -20,6 +20,7 @@ use crate::decode::decoder;
 use crate::error::{DecodeError, FormatError, FormatErrorKind};
 use crate::facts::guarded;
 use crate::record::{ShardReader, Span};
+use crate::store::{Location, locate};
 
 /// One sample's line.
 #[derive(Clone, Debug, PartialEq)]
@@ -249,6 +250,11 @@ fn stamp_of(span: &Span) -> (u64, u64) {
 /// Where things found out about `root` are kept under `name`: its `.tubelet` folder, or the user's
 /// cache folder where that cannot be written.
 pub(crate) fn side_path(root: &Path, name: &str) -> PathBuf {
+    let root = &match locate(root) {
+        Ok(Location::Remote(url)) => return table_of_url(&tables_of_user(), &url, name),
+        Ok(Location::Local(path)) => path,
+        Err(_) => root.to_owned(),
+    };
     let folder = if root.is_dir() { root } else { root.parent().unwrap_or(root) };
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let beside = folder.join(".tubelet").join(name);
@@ -256,8 +262,18 @@ pub(crate) fn side_path(root: &Path, name: &str) -> PathBuf {
         return beside;
     }
     let full = root.canonicalize().unwrap_or_else(|_| root.to_owned());
-    let hash = xxh3_64(full.to_string_lossy().as_bytes());
-    cache_folder().join("tubelet").join(format!("{hash:016x}-{name}"))
+    table_of_url(&tables_of_user(), &full.to_string_lossy(), name)
+}
+
+/// Where things found out about `url` are kept in `folder` under `name`.
+pub(crate) fn table_of_url(folder: &Path, url: &str, name: &str) -> PathBuf {
+    let hash = xxh3_64(url.as_bytes());
+    folder.join(format!("{hash:016x}-{name}"))
+}
+
+/// The user's folder for things found out about data sets that cannot be written to.
+pub(crate) fn tables_of_user() -> PathBuf {
+    cache_folder().join("tubelet")
 }
 
 /// The name under which this thread writes `path` before it is whole.

@@ -11,6 +11,7 @@
 //! | [`dataset`] | annotations and folders to a listing |
 //! | [`shard`] | readers: files on disk, Parquet shards |
 //! | [`decode`] | JPEG, pictures, video |
+//! | [`store`] | object stores, and copies of what was read from them |
 //! | [`index`] | media facts found once |
 //! | [`convert`](mod@convert), [`verify`] | Parquet shards made and checked |
 //! | [`transcode`] | pictures and videos made cheap to decode |
@@ -32,6 +33,7 @@ pub mod index;
 mod mux;
 pub mod record;
 pub mod shard;
+pub mod store;
 pub mod transcode;
 pub mod verify;
 
@@ -40,4 +42,5 @@ pub use decode::{ColorConversion, MediaDecoder, decoder, sniff};
 pub use error::{DecodeError, FormatError};
 pub use index::Index;
 pub use record::{Decoder, FrameRequest, MediaKind, Record, ShardReader, Span};
-pub use shard::{OpenOptions, open};
+pub use shard::{OpenOptions, layout, open};
+pub use store::{CacheOptions, Limits, StoreOptions};

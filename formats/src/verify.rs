@@ -8,11 +8,15 @@ use serde::{Deserialize, Serialize};
 use tubelet_core::Clip;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::convert::MANIFEST;
+use crate::convert::place::Place;
+use crate::dataset::Layout;
 use crate::decode::decoder;
 use crate::error::FormatError;
 use crate::record::{Decoder, FrameRequest, ShardReader};
-use crate::shard::ParquetReader;
 use crate::shard::parquet::shard_files;
+use crate::shard::{OpenOptions, ParquetReader};
+use crate::store::{Location, StoreOptions, locate};
 use crate::transcode::level_size;
 
 /// Something that is wrong.
@@ -47,14 +51,16 @@ struct Manifest {
 #[derive(Deserialize)]
 struct ManifestShard {
     file: String,
-    rows: usize,
-    bytes: u64,
+    /// Absent, as the other facts, where there is no manifest.
+    rows: Option<usize>,
+    bytes: Option<u64>,
     xxh3: String,
 }
 
-/// Checks the shards in `dir`: that those of the manifest are there with their size, hash and
-/// number of rows, that every payload has its checksum, and, where `decode` says so, that its first
-/// and last frame can be decoded. `progress` is told done and total rows.
+/// Checks the shards in `dir`, a folder or the URL of one: that those of the manifest are there with
+/// their size, hash and number of rows, that every payload has its checksum, and, where `decode`
+/// says so, that its first and last frame can be decoded. Shards of an object store are fetched
+/// whole, one after the other. `progress` is told done and total rows.
 ///
 /// # Errors
 /// When the folder cannot be read or has no shard; what is wrong inside is reported instead.
@@ -62,82 +68,99 @@ pub fn verify(
     dir: &Path,
     workers: usize,
     decode: bool,
+    store: &StoreOptions,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<VerifyReport, FormatError> {
+    let place = Place::open(dir, store)?;
     let mut report = VerifyReport::default();
-    let mut problem = |file: &str, what: String| {
-        let file = file.to_owned();
-        report.problems.push(Problem { file, row: None, name: String::new(), what });
-    };
-    let manifest = read_manifest(dir);
-    let mut files: Vec<String> = Vec::new();
-    match &manifest {
-        Ok(manifest) => {
-            for shard in &manifest.shards {
-                match check_file(dir, shard) {
-                    Ok(()) => {}
-                    Err(what) => problem(&shard.file, what),
-                }
-                files.push(shard.file.clone());
-            }
-        }
+    let shards = match read_manifest(&place)? {
+        Ok(manifest) => manifest.shards,
         Err(what) => {
-            problem("manifest.json", what.clone());
-            let found = shard_files(dir, "")?;
-            files.extend(
-                found
-                    .iter()
-                    .map(|p| p.strip_prefix(dir).unwrap_or(p).to_string_lossy().into_owned()),
-            );
+            report.about("manifest.json", what);
+            unlisted(dir, store)?
         }
-    }
-    for (n, file) in files.iter().enumerate() {
-        let path = dir.join(file);
+    };
+    let work = tempfile::tempdir().map_err(|e| FormatError::new(std::env::temp_dir(), e))?;
+    for shard in &shards {
+        let file = &shard.file;
+        let path = match &place {
+            Place::Local(folder) => folder.join(file),
+            Place::Remote(..) => work.path().join("shard.parquet"),
+        };
+        if matches!(place, Place::Remote(..))
+            && let Err(error) = place.fetch(file, &path)
+        {
+            report.about(file, error.to_string());
+            continue;
+        }
+        if let Err(what) = check_file(&path, shard) {
+            report.about(file, what);
+        }
         if !path.is_file() {
             continue;
         }
         report.shards += 1;
         match ParquetReader::open(&path, "") {
             Ok(reader) => {
-                if let Some(expected) = manifest.as_ref().ok().map(|m| m.shards[n].rows)
-                    && expected != reader.len()
-                {
+                if let Some(expected) = shard.rows.filter(|rows| *rows != reader.len()) {
                     let what = format!("{} rows, the manifest says {expected}", reader.len());
-                    report.problems.push(Problem {
-                        file: file.clone(),
-                        row: None,
-                        name: String::new(),
-                        what,
-                    });
+                    report.about(file, what);
                 }
                 report.rows += reader.len();
                 report.problems.extend(check_rows(file, &reader, workers, decode, progress));
             }
-            Err(error) => report.problems.push(Problem {
-                file: file.clone(),
-                row: None,
-                name: String::new(),
-                what: error.to_string(),
-            }),
+            Err(error) => report.about(file, error.to_string()),
         }
     }
     Ok(report)
 }
 
-fn read_manifest(dir: &Path) -> Result<Manifest, String> {
-    let path = dir.join("manifest.json");
-    let text = std::fs::read(&path).map_err(|e| format!("cannot be read: {e}"))?;
-    serde_json::from_slice(&text).map_err(|e| format!("is damaged: {e}"))
+impl VerifyReport {
+    /// Adds what is wrong with a whole file.
+    fn about(&mut self, file: &str, what: String) {
+        let file = file.to_owned();
+        self.problems.push(Problem { file, row: None, name: String::new(), what });
+    }
 }
 
-fn check_file(dir: &Path, shard: &ManifestShard) -> Result<(), String> {
-    let path = dir.join(&shard.file);
-    let size = std::fs::metadata(&path).map_err(|e| format!("is missing: {e}"))?.len();
-    if size != shard.bytes {
-        return Err(format!("{size} bytes, the manifest says {}", shard.bytes));
+/// The manifest, or what is wrong with it.
+fn read_manifest(place: &Place) -> Result<Result<Manifest, String>, FormatError> {
+    let Some(text) = place.read(MANIFEST)? else {
+        return Ok(Err("cannot be read: it is not there".to_owned()));
+    };
+    Ok(serde_json::from_slice(&text).map_err(|e| format!("is damaged: {e}")))
+}
+
+/// The shards of a folder without a manifest.
+fn unlisted(dir: &Path, store: &StoreOptions) -> Result<Vec<ManifestShard>, FormatError> {
+    let names: Vec<String> = match locate(dir)? {
+        Location::Local(dir) => shard_files(&dir, "")?
+            .iter()
+            .map(|p| p.strip_prefix(&dir).unwrap_or(p).to_string_lossy().into_owned())
+            .collect(),
+        Location::Remote(url) => {
+            let options = OpenOptions {
+                layout: Some(Layout::Parquet),
+                split: String::new(),
+                store: store.clone(),
+                ..OpenOptions::default()
+            };
+            let found = crate::store::find(&url, &options)?;
+            found.objects.iter().map(|o| o.meta.name.clone()).collect()
+        }
+    };
+    let unknown = |file| ManifestShard { file, rows: None, bytes: None, xxh3: String::new() };
+    Ok(names.into_iter().map(unknown).collect())
+}
+
+fn check_file(path: &Path, shard: &ManifestShard) -> Result<(), String> {
+    let Some(bytes) = shard.bytes else { return Ok(()) };
+    let size = std::fs::metadata(path).map_err(|e| format!("is missing: {e}"))?.len();
+    if size != bytes {
+        return Err(format!("{size} bytes, the manifest says {bytes}"));
     }
     let mut hash = xxhash_rust::xxh3::Xxh3::new();
-    let mut file = std::fs::File::open(&path).map_err(|e| e.to_string())?;
+    let mut file = std::fs::File::open(path).map_err(|e| e.to_string())?;
     let mut buf = vec![0; 1 << 20];
     loop {
         match std::io::Read::read(&mut file, &mut buf).map_err(|e| e.to_string())? {

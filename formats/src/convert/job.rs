@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::place::Place;
 use super::records::{JobRecord, Outcome, SampleRecord, Settings, ShardRecord, to_json};
-use super::records::{temporary, write_atomically};
 use super::sample::{Maker, Payload, Prepared};
 use super::sink::Sink;
 use super::{ConvertOptions, Format, Images, OnBroken, Videos};
@@ -31,7 +31,7 @@ type ReadAhead = Mutex<Option<Result<Vec<u8>, FormatError>>>;
 /// One conversion.
 pub(super) struct Job<'a> {
     reader: &'a dyn ShardReader,
-    out: &'a Path,
+    out: &'a Place,
     options: &'a ConvertOptions,
     record: JobRecord,
     sizes: Vec<u64>,
@@ -43,11 +43,12 @@ impl<'a> Job<'a> {
     pub(super) fn new(
         reader: &'a dyn ShardReader,
         source: &str,
-        out: &'a Path,
+        out: &'a Place,
         options: &'a ConvertOptions,
     ) -> Result<Self, FormatError> {
-        let kind = kind_of_all(reader, out)?;
-        check_profiles(kind, options, out)?;
+        let kind = kind_of_all(reader, &out.path(""))?;
+        check_profiles(kind, options, &out.path(""))?;
+        out.takes(options.format)?;
         let sizes = sizes(reader);
         let shards = cut(&sizes, options.shard_size);
         let record = JobRecord {
@@ -105,13 +106,12 @@ impl<'a> Job<'a> {
 
     /// Writes shard `n` on `threads` threads unless it is done.
     fn shard(&self, n: usize, threads: usize, tick: &(dyn Fn() + Sync)) -> Result<(), FormatError> {
-        if self.record.finished(self.out, n).is_some() {
+        if self.record.finished(self.out, n)?.is_some() {
             self.shards[n].clone().for_each(|_| tick());
             return Ok(());
         }
         let file = self.record.file_name(n);
-        let path = self.out.join(&file);
-        let mut sink = Sink::create(&temporary(&path), self.out, &self.record)?;
+        let mut sink = Sink::create(&self.out.working(&file)?, &self.out.path(""), &self.record)?;
         let (mut samples, mut measured) = (Vec::new(), (Quality::default(), 0));
         for batch in self.batches(n) {
             for (sample, prepared) in self.prepare(batch, n, threads, tick) {
@@ -124,11 +124,11 @@ impl<'a> Job<'a> {
         }
         let (bytes, xxh3) = sink.finish()?;
         if self.options.format != Format::Folder {
-            std::fs::rename(temporary(&path), &path).map_err(|e| FormatError::new(&path, e))?;
+            self.out.publish(&file)?;
         }
         let (quality, measured) = measured;
         let record = ShardRecord { file, bytes, xxh3, samples, quality, measured };
-        write_atomically(&self.record.record_path(self.out, n), to_json(&record).as_bytes())
+        self.out.write(&self.record.record_name(n), to_json(&record).as_bytes())
     }
 
     /// Re-encodes the first sample of shard `n` that was written once more, to measure its error.

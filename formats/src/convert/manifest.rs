@@ -10,11 +10,13 @@ use parquet::arrow::ArrowWriter;
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::place::Place;
 use super::records::{JobRecord, Outcome, SampleRecord, ShardRecord};
-use super::records::{sweep, temporary, to_json, write_atomically};
+use super::records::{sweep, to_json};
 use super::{ConvertReport, Dropped, Format};
 use crate::error::{FormatError, FormatErrorKind};
 use crate::facts::parquet_error;
+use crate::store::StoreOptions;
 
 /// Counts, settings, shards with their hashes, classes, drops.
 pub const MANIFEST: &str = "manifest.json";
@@ -24,19 +26,21 @@ pub const MANIFEST_TABLE: &str = "manifest.parquet";
 pub const QUARANTINE: &str = "quarantine.tsv";
 
 /// Adds up the done-records of `out` and writes the manifest when none is absent.
-pub(super) fn finish(out: &Path) -> Result<ConvertReport, FormatError> {
+pub(super) fn finish(out: &Place) -> Result<ConvertReport, FormatError> {
     let job = JobRecord::read(out)?;
-    let shards: Vec<_> = (0..job.shards).filter_map(|n| job.finished(out, n)).collect();
+    let shards: Vec<_> = job.all_finished(out)?.into_iter().flatten().collect();
     let report = report(&job, &shards);
     if report.complete {
         let quarantine = &report.broken;
         let lines = quarantine.iter().map(|d| format!("{}\t{}\n", plain(&d.name), plain(&d.why)));
-        write_atomically(&out.join(QUARANTINE), lines.collect::<String>().as_bytes())?;
-        let table = table(&out.join(MANIFEST_TABLE), &job, &shards)?;
-        write_atomically(&out.join(MANIFEST_TABLE), &table)?;
+        out.write(QUARANTINE, lines.collect::<String>().as_bytes())?;
+        let table = table(&out.path(MANIFEST_TABLE), &job, &shards)?;
+        out.write(MANIFEST_TABLE, &table)?;
         let text = manifest(&job, &shards, &report, &table);
-        write_atomically(&out.join(MANIFEST), text.as_bytes())?;
-        sweep(out)?;
+        out.write(MANIFEST, text.as_bytes())?;
+        if let Place::Local(folder) = out {
+            sweep(folder)?;
+        }
     }
     Ok(report)
 }
@@ -45,23 +49,27 @@ pub(super) fn finish(out: &Path) -> Result<ConvertReport, FormatError> {
 ///
 /// # Errors
 /// When a folder holds another conversion, or a shard is in none of them; the error names those.
-pub fn merge(out: &Path, others: &[PathBuf]) -> Result<ConvertReport, FormatError> {
+pub fn merge(
+    out: &Path,
+    others: &[PathBuf],
+    store: &StoreOptions,
+) -> Result<ConvertReport, FormatError> {
+    let out = &Place::open(out, store)?;
     for other in others {
+        let other = &Place::open(other, store)?;
         let job = JobRecord::read(other)?;
         job.claim(out)?;
-        for n in 0..job.shards {
-            if job.finished(out, n).is_none()
-                && let Some(shard) = job.finished(other, n)
-            {
+        let (ours, theirs) = (job.all_finished(out)?, job.all_finished(other)?);
+        for (n, (own, shard)) in ours.into_iter().zip(theirs).enumerate() {
+            if let (None, Some(shard)) = (own, shard) {
                 take_over(&job, &shard, n, other, out)?;
             }
         }
     }
     let job = JobRecord::read(out)?;
-    let absent: Vec<String> = (0..job.shards)
-        .filter(|n| job.finished(out, *n).is_none())
-        .map(|n| job.file_name(n))
-        .collect();
+    let found = job.all_finished(out)?.into_iter().enumerate();
+    let absent: Vec<String> =
+        found.filter(|(_, shard)| shard.is_none()).map(|(n, _)| job.file_name(n)).collect();
     if absent.is_empty() {
         return finish(out);
     }
@@ -72,7 +80,7 @@ pub fn merge(out: &Path, others: &[PathBuf]) -> Result<ConvertReport, FormatErro
         absent.len(),
         job.shards
     );
-    Err(FormatError::new(out, FormatErrorKind::Malformed(what)))
+    Err(FormatError::new(out.path(""), FormatErrorKind::Malformed(what)))
 }
 
 /// Copies a shard and its record.
@@ -80,8 +88,8 @@ fn take_over(
     job: &JobRecord,
     shard: &ShardRecord,
     n: usize,
-    from: &Path,
-    to: &Path,
+    from: &Place,
+    to: &Place,
 ) -> Result<(), FormatError> {
     let files: Vec<&str> = match job.settings.format {
         Format::Folder => {
@@ -92,22 +100,15 @@ fn take_over(
         _ => vec![&shard.file],
     };
     for file in files {
-        let target = to.join(file);
-        let io = |e: std::io::Error| FormatError::new(&target, e);
-        std::fs::create_dir_all(target.parent().unwrap_or(to)).map_err(io)?;
-        let part = temporary(&target);
-        if std::fs::hard_link(from.join(file), &part).is_err() {
-            std::fs::copy(from.join(file), &part).map_err(io)?;
-        }
-        std::fs::rename(&part, &target).map_err(io)?;
+        from.fetch(file, &to.working(file)?)?;
+        to.publish(file)?;
     }
-    let classes = from.join(super::sink::CLASSES);
-    if job.settings.format == Format::Folder && classes.is_file() {
-        let bytes = std::fs::read(&classes).map_err(|e| FormatError::new(&classes, e))?;
-        write_atomically(&to.join(super::sink::CLASSES), &bytes)?;
+    if job.settings.format == Format::Folder
+        && let Some(bytes) = from.read(super::sink::CLASSES)?
+    {
+        to.write(super::sink::CLASSES, &bytes)?;
     }
-    let path = job.record_path(to, n);
-    write_atomically(&path, to_json(shard).as_bytes())
+    to.write(&job.record_name(n), to_json(shard).as_bytes())
 }
 
 fn report(job: &JobRecord, shards: &[ShardRecord]) -> ConvertReport {

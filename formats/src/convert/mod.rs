@@ -9,12 +9,14 @@
 //! | `job` | cuts the listing into shards and runs them |
 //! | `sample` | one source to one payload: read, checked, filtered, re-encoded |
 //! | `sink` | shards as Parquet, WebDataset tar or plain files |
+//! | `place` | a local folder or one of an object store |
 //! | `table` | the Parquet schema |
 //! | `records` | what a folder remembers of its job and its finished shards |
 //! | `manifest` | `manifest.json`, `manifest.parquet`, `quarantine.tsv` |
 
 mod job;
 mod manifest;
+pub(crate) mod place;
 pub(crate) mod records;
 mod sample;
 mod sink;
@@ -26,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::FormatError;
 use crate::record::ShardReader;
+use crate::store::StoreOptions;
 use crate::transcode::{PictureSettings, Pyramid, Quality, VideoSettings};
 
 pub use manifest::{MANIFEST, MANIFEST_TABLE, QUARANTINE, merge};
@@ -107,6 +110,8 @@ pub struct ConvertOptions {
     pub workers: usize,
     /// Name of the split, first part of the shards' names.
     pub split: String,
+    /// How an object store is reached, where the output is in one.
+    pub store: StoreOptions,
 }
 
 /// Bytes of source payload of a shard, where nothing else is asked for.
@@ -125,6 +130,7 @@ impl Default for ConvertOptions {
             on_error: OnBroken::Skip,
             workers: 1,
             split: "train".to_owned(),
+            store: StoreOptions::default(),
         }
     }
 }
@@ -167,7 +173,7 @@ pub struct ConvertReport {
     pub complete: bool,
 }
 
-/// Writes the samples of `reader` to shards in `out`; `source` names it in the manifest; `progress`
+/// Writes the samples of `reader` to shards in `out`, a folder or the URL of one; `source` names it in the manifest; `progress`
 /// is told done and total samples.
 ///
 /// # Errors
@@ -180,7 +186,8 @@ pub fn convert(
     options: &ConvertOptions,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<ConvertReport, FormatError> {
-    let job = job::Job::new(reader, source, out, options)?;
+    let out = place::Place::open(out, &options.store)?;
+    let job = job::Job::new(reader, source, &out, options)?;
     job.run(progress)?;
-    manifest::finish(out)
+    manifest::finish(&out)
 }

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use super::place::Place;
 use super::{Filter, Format, Images, Videos};
 use crate::error::{FormatError, FormatErrorKind};
+use crate::index::in_parallel;
 use crate::record::MediaKind;
 use crate::transcode::{Pyramid, Quality};
 
@@ -110,26 +112,31 @@ pub(crate) struct SampleRecord {
 }
 
 impl JobRecord {
-    fn path(out: &Path) -> PathBuf {
-        out.join(FOLDER).join("job.json")
+    fn name() -> String {
+        format!("{FOLDER}/job.json")
     }
 
     /// The job whose shards are in `out`.
-    pub(crate) fn read(out: &Path) -> Result<Self, FormatError> {
-        let path = Self::path(out);
-        let text = std::fs::read(&path).map_err(|e| FormatError::new(&path, e))?;
-        serde_json::from_slice(&text).map_err(|e| FormatError::malformed(&path, e.to_string()))
+    pub(crate) fn read(out: &Place) -> Result<Self, FormatError> {
+        let absent = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        let found = Self::find(out)?;
+        found.ok_or_else(|| FormatError::new(out.path(&Self::name()), absent()))
+    }
+
+    fn find(out: &Place) -> Result<Option<Self>, FormatError> {
+        let Some(text) = out.read(&Self::name())? else { return Ok(None) };
+        let wrong =
+            |e: serde_json::Error| FormatError::malformed(out.path(&Self::name()), e.to_string());
+        serde_json::from_slice(&text).map(Some).map_err(wrong)
     }
 
     /// Makes `out` the folder of this job; refuses one that holds another.
-    pub(crate) fn claim(&self, out: &Path) -> Result<(), FormatError> {
-        let folder = out.join(FOLDER);
-        std::fs::create_dir_all(&folder).map_err(|e| FormatError::new(&folder, e))?;
-        let path = Self::path(out);
-        if !path.is_file() {
-            return write_atomically(&path, to_json(self).as_bytes());
+    pub(crate) fn claim(&self, out: &Place) -> Result<(), FormatError> {
+        out.prepare()?;
+        match Self::find(out)? {
+            None => out.write(&Self::name(), to_json(self).as_bytes()),
+            Some(other) => self.check(&other, &out.path("")),
         }
-        self.check(&Self::read(out)?, out)
     }
 
     /// Refuses `other`, found in `folder`, unless it is the same job.
@@ -165,29 +172,43 @@ impl JobRecord {
         }
     }
 
-    /// Where shard `n` is remembered.
-    pub(crate) fn record_path(&self, out: &Path, n: usize) -> PathBuf {
-        out.join(FOLDER).join(format!("{}.json", self.file_name(n)))
+    /// Under which name shard `n` is remembered.
+    pub(crate) fn record_name(&self, n: usize) -> String {
+        format!("{FOLDER}/{}.json", self.file_name(n))
     }
 
     /// The record of shard `n`, if all its files are there with their sizes.
-    pub(crate) fn finished(&self, out: &Path, n: usize) -> Option<ShardRecord> {
-        let text = std::fs::read(self.record_path(out, n)).ok()?;
-        let record: ShardRecord = serde_json::from_slice(&text).ok()?;
-        let has_size = |file: &str, bytes: u64| {
-            std::fs::metadata(out.join(file)).is_ok_and(|m| m.is_file() && m.len() == bytes)
-        };
+    ///
+    /// # Errors
+    /// When a store cannot be asked.
+    pub(crate) fn finished(
+        &self,
+        out: &Place,
+        n: usize,
+    ) -> Result<Option<ShardRecord>, FormatError> {
+        let Some(text) = out.read(&self.record_name(n))? else { return Ok(None) };
+        let Ok(record) = serde_json::from_slice::<ShardRecord>(&text) else { return Ok(None) };
+        let has = |file: &str, bytes: u64| out.has(file, bytes).unwrap_or(false);
         let whole = match self.settings.format {
             Format::Folder => record.samples.iter().all(|s| match &s.file {
                 Some(file) => {
-                    has_size(file, s.payload.0)
-                        && s.levels.iter().all(|(file, bytes)| has_size(file, *bytes))
+                    has(file, s.payload.0) && s.levels.iter().all(|(file, bytes)| has(file, *bytes))
                 }
                 None => s.outcome != Outcome::Written,
             }),
-            _ => has_size(&record.file, record.bytes),
+            _ => out.has(&record.file, record.bytes)?,
         };
-        whole.then_some(record)
+        Ok(whole.then_some(record))
+    }
+
+    /// The records of all finished shards.
+    pub(crate) fn all_finished(
+        &self,
+        out: &Place,
+    ) -> Result<Vec<Option<ShardRecord>>, FormatError> {
+        let found =
+            in_parallel(self.shards, out.requests(), &|_, _| (), || |n| self.finished(out, n));
+        found.into_iter().collect()
     }
 }
 

@@ -22,6 +22,7 @@ mod truth;
 mod ucf101;
 mod webdataset;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -36,6 +37,8 @@ use crate::shard::unpack::packing;
 
 pub use crate::compact::Entries;
 pub use detect::detect;
+pub(crate) use shards::{braces, tars_of_split};
+pub(crate) use webdataset::list_objects;
 
 /// A known way to lay a data set out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -186,6 +189,8 @@ pub struct Listing {
     pub classes: Vec<String>,
     /// Names that annotations list but the disk lacks.
     pub missing: Vec<String>,
+    /// Hashes of payloads by entry, where an archive stores them.
+    pub hashes: HashMap<usize, u64>,
 }
 
 impl Listing {
@@ -320,7 +325,7 @@ fn media_below(folder: &Path) -> Result<Vec<PathBuf>, FormatError> {
 }
 
 /// Numbers of class names.
-fn numbers(classes: &[String]) -> std::collections::HashMap<&str, u32> {
+fn numbers(classes: &[String]) -> HashMap<&str, u32> {
     classes.iter().enumerate().map(|(n, name)| (name.as_str(), n as u32)).collect()
 }
 

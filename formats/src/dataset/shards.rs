@@ -49,6 +49,17 @@ pub(super) fn of_split(path: &Path, split: &str) -> Result<Vec<PathBuf>, FormatE
     }
     let inside = tars(&path.join(split));
     let files = if inside.is_empty() { tars(path) } else { inside };
+    let files = tars_of_split(files, split);
+    if files.is_empty() {
+        let what = format!("no .tar file for split `{split}` in it");
+        return Err(FormatError::new(path, FormatErrorKind::Layout(what)));
+    }
+    Ok(files)
+}
+
+/// Of tar files, those whose name starts with the split's or, where none does, those that are not
+/// called after another split.
+pub(crate) fn tars_of_split(files: Vec<PathBuf>, split: &str) -> Vec<PathBuf> {
     let starts = |p: &Path, word: &str| {
         let name = p.file_name().unwrap_or_default().to_string_lossy().into_owned();
         name.strip_prefix(word).is_some_and(|rest| rest.starts_with(['-', '_', '.']))
@@ -58,19 +69,14 @@ pub(super) fn of_split(path: &Path, split: &str) -> Result<Vec<PathBuf>, FormatE
     let splits = ["train", "val", "validation", "test"];
     let other = |p: &PathBuf| !own(p) && splits.iter().any(|word| starts(p, word));
     let named: Vec<PathBuf> = files.iter().filter(|p| own(p)).cloned().collect();
-    let files = match named.is_empty() {
+    match named.is_empty() {
         true => files.into_iter().filter(|p| !other(p)).collect(),
         false => named,
-    };
-    if files.is_empty() {
-        let what = format!("no .tar file for split `{split}` in it");
-        return Err(FormatError::new(path, FormatErrorKind::Layout(what)));
     }
-    Ok(files)
 }
 
 /// The files that `name-{000..012}.tar` counts; `None` where there are no such braces.
-pub(super) fn braces(path: &Path) -> Option<Vec<PathBuf>> {
+pub(crate) fn braces(path: &Path) -> Option<Vec<PathBuf>> {
     let text = path.to_str()?;
     let (head, rest) = text.split_once('{')?;
     let (range, tail) = rest.split_once('}')?;
@@ -138,6 +144,9 @@ impl Listing {
     ) {
         let name = format!("{}/{}", relative_name(root, archive), item.name);
         let bytes = item.start..item.start.saturating_add(item.bytes);
+        if let Some(hash) = item.hash {
+            self.hashes.insert(self.entries.len(), hash);
+        }
         self.entries.push(Entry { source: Source::Range { shard, bytes }, name, label });
     }
 }

@@ -12,12 +12,14 @@ use std::path::{Path, PathBuf};
 
 use super::{Listing, kind_by_name, numbers, relative_name, shards};
 use crate::error::FormatError;
+use crate::index::in_parallel;
 use crate::record::MediaKind;
 use crate::shard::OpenOptions;
-use crate::shard::catalogue::{Item, catalogue, stored_or};
+use crate::shard::catalogue::{Item, catalogue, stored_items, stored_or};
 use crate::shard::packed::stream;
-use crate::shard::tar::{Member, members, stream_members};
+use crate::shard::tar::{self, Member, members, stream_members, walk};
 use crate::shard::unpack::{TarSource, tar_source};
+use crate::store::{AT_ONCE, Object, ReadAhead};
 
 /// Largest member that is read for a class.
 const MAX_FACTS: u64 = 1 << 20;
@@ -25,14 +27,48 @@ const MAX_FACTS: u64 = 1 << 20;
 /// Lists the media of the tar files of the split.
 pub(super) fn list(root: &Path, options: &OpenOptions) -> Result<Listing, FormatError> {
     let base = if root.is_dir() { root } else { root.parent().unwrap_or(root) };
-    let mut listing = Listing::default();
+    let mut archives = Vec::new();
     let mut found = Vec::new();
     for path in shards::of_split(root, &options.split)? {
         let (file, items) = items_of(&path, options)?;
-        let shard = listing.add_archive(file);
-        found.push((path, shard, items));
+        archives.push(file);
+        found.push((path, items));
     }
-    let all = || found.iter().flat_map(|(_, _, items)| items);
+    Ok(assemble(base, archives, found, options))
+}
+
+/// Lists the media of tar files of an object store; `root` is the URL that was asked for.
+///
+/// # Errors
+/// When one is damaged or cannot be read.
+pub(crate) fn list_objects(
+    root: &Path,
+    objects: &[Object],
+    options: &OpenOptions,
+) -> Result<Listing, FormatError> {
+    let items = in_parallel(objects.len(), AT_ONCE, &|_, _| (), || {
+        |n| {
+            let object: &Object = &objects[n];
+            let stored = object.table("webdataset.parquet");
+            stored_items(&stored, &object.stamp(), || media_of_object(object))
+        }
+    });
+    let paths: Vec<PathBuf> = objects.iter().map(|o| PathBuf::from(o.url())).collect();
+    let items = items.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let found = paths.iter().cloned().zip(items).collect();
+    let base = if tar::is_tar(root) { root.parent().unwrap_or(root) } else { root };
+    Ok(assemble(base, paths, found, options))
+}
+
+/// The listing of what was found in archives.
+fn assemble(
+    base: &Path,
+    archives: Vec<PathBuf>,
+    found: Vec<(PathBuf, Vec<Item>)>,
+    options: &OpenOptions,
+) -> Listing {
+    let mut listing = Listing { archives, ..Listing::default() };
+    let all = || found.iter().flat_map(|(_, items)| items);
     let videos = all().any(|i| kind(&i.name) == Some(MediaKind::Video));
     let wanted = |item: &Item| match &options.field {
         Some(field) => field_of(&item.name) == Some(field.as_str()),
@@ -43,20 +79,21 @@ pub(super) fn list(root: &Path, options: &OpenOptions) -> Result<Listing, Format
     };
     let classes = class_names(all());
     let numbers = numbers(&classes);
-    for (path, shard, items) in found {
-        for item in &items {
+    for (shard, (path, items)) in found.iter().enumerate() {
+        for item in items {
             if item.bytes == NO_MEDIUM {
-                let name = relative_name(base, &path);
+                let name = relative_name(base, path);
                 listing.missing.push(format!("{name}/{} (no picture or video)", item.name));
             } else if wanted(item) {
                 let by_name = || numbers.get(item.class.as_deref()?).copied();
                 let label = item.label.or_else(by_name);
-                listing.add_item(base, &path, shard, item, label);
+                listing.add_item(base, path, shard as u32, item, label);
             }
         }
     }
     listing.classes = classes;
-    Ok(listing)
+    listing.entries.shrink();
+    listing
 }
 
 /// The media of one archive, and the file that holds them.
@@ -75,11 +112,7 @@ fn items_of(path: &Path, options: &OpenOptions) -> Result<(PathBuf, Vec<Item>), 
         TarSource::Packed(packing) => packing,
     };
     let items = stored_or(path, "webdataset", || {
-        let told = |name: &str, size: u64| {
-            let last = name.rsplit('.').next().unwrap_or_default().to_lowercase();
-            size <= MAX_FACTS && ["cls", "json", "txt"].contains(&last.as_str())
-        };
-        let found = stream_members(path, stream(path, packing)?, &told)?;
+        let found = stream_members(path, stream(path, packing)?, &tells)?;
         let (members, texts): (Vec<_>, Vec<_>) = found.into_iter().unzip();
         let starts = members.iter().map(|m: &Member| m.bytes.start);
         let texts: HashMap<u64, Option<Vec<u8>>> = starts.zip(texts).collect();
@@ -116,6 +149,29 @@ fn class_names<'a>(items: impl Iterator<Item = &'a Item> + Clone) -> Vec<String>
     names
 }
 
+/// The media of an archive in a store, whose headers and small members are read once.
+fn media_of_object(object: &Object) -> Result<Vec<Item>, FormatError> {
+    let path = PathBuf::from(object.url());
+    let mut texts = HashMap::new();
+    let members = walk(&path, ReadAhead::new(object), (0, object.len()), |member, payload| {
+        if tells(&member.name, member.bytes.end - member.bytes.start) {
+            let mut bytes = Vec::new();
+            payload.read_to_end(&mut bytes)?;
+            texts.insert(member.bytes.start, bytes);
+        }
+        Ok(())
+    })?;
+    let content =
+        |member: &Member| texts.get(&member.bytes.start).map(Vec::as_slice).unwrap_or_default();
+    media(&path, &members, &content)
+}
+
+/// Whether a member may tell the class of its sample, by its name and size.
+fn tells(name: &str, bytes: u64) -> bool {
+    let last = name.rsplit('.').next().unwrap_or_default().to_lowercase();
+    bytes <= MAX_FACTS && ["cls", "json", "txt"].contains(&last.as_str())
+}
+
 /// The media of one archive with the classes of their samples.
 fn media(path: &Path, members: &[Member], content: &Content<'_>) -> Result<Vec<Item>, FormatError> {
     let mut items = Vec::new();
@@ -150,11 +206,15 @@ fn finish(
             return Err(FormatError::malformed(path, what).at(format!("member {}", member.name)));
         }
     }
-    let (label, class) = class_of(path, content, &fields)?;
+    let told = told(path, content, &fields)?;
     let before = items.len();
     for (_, member) in sample.iter().filter(|(field, _)| kind(field).is_some()) {
-        let (label, class) = (label, class.clone());
+        let (label, class) = (told.label, told.class.clone());
         items.push(Item { label, class, ..shards::item((*member).clone()) });
+    }
+    let own = |item: &&mut Item| !field_of(&item.name).is_some_and(is_level);
+    if let [item] = &mut items[before..].iter_mut().filter(own).collect::<Vec<_>>()[..] {
+        item.hash = told.hash;
     }
     if items.len() == before {
         items.push(Item { name: key.to_owned(), bytes: NO_MEDIUM, ..Item::default() });
@@ -162,12 +222,20 @@ fn finish(
     Ok(())
 }
 
-/// Number and name of a sample's class, as its members tell.
-fn class_of(
+/// What the small members of a sample tell: number and name of its class, and, where this program
+/// wrote them, the hash of its one medium (smaller encodings of it left out).
+#[derive(Default)]
+struct Told {
+    label: Option<u32>,
+    class: Option<String>,
+    hash: Option<u64>,
+}
+
+fn told(
     path: &Path,
     content: &Content<'_>,
     fields: &BTreeMap<String, &Member>,
-) -> Result<(Option<u32>, Option<String>), FormatError> {
+) -> Result<Told, FormatError> {
     let text = |field: &str| -> Result<Option<&str>, FormatError> {
         let Some(member) = fields.get(field) else { return Ok(None) };
         let wrong =
@@ -180,7 +248,7 @@ fn class_of(
             std::str::from_utf8(content(member)).map_err(|e| wrong(format!("not UTF-8: {e}")))?;
         Ok(Some(text.trim()))
     };
-    let (mut label, mut class) = (None, None);
+    let Told { mut label, mut class, mut hash } = Told::default();
     if let Some(text) = text("cls")?.filter(|t| !t.is_empty()) {
         match text.parse::<i64>() {
             Ok(number) => label = u32::try_from(number).ok(),
@@ -196,11 +264,13 @@ fn class_of(
             label = label.or_else(|| u32::try_from(value.as_u64()?).ok());
             class = class.or_else(|| value.as_str().map(str::to_owned));
         }
+        let stored = json.get("info").and(json.get("xxh3")).and_then(serde_json::Value::as_str);
+        hash = stored.and_then(|hex| u64::from_str_radix(hex, 16).ok());
     }
     if label.is_none() && class.is_none() {
         label = text("txt")?.and_then(|t| t.parse().ok());
     }
-    Ok((label, class))
+    Ok(Told { label, class, hash })
 }
 
 /// Key and field of a member; `None` for members that belong to no sample.

@@ -35,10 +35,12 @@ pub(crate) struct Item {
     pub(crate) class: Option<String>,
     /// Size of the picture, where its payload is decoded pixels.
     pub(crate) size: Option<Size>,
+    /// Hash of its payload (XXH3, 64 bits), where the archive stores it.
+    pub(crate) hash: Option<u64>,
 }
 
 /// Version of the tables: raised when what is found changes.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 /// What `find` finds in the archive at `path`, stored under `kind`.
 ///
@@ -64,13 +66,26 @@ pub(crate) fn stored_or(
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let stored = side_path(path, &format!("{name}.{kind}.parquet"));
     let (bytes, time) = stamp(path);
-    let valid = format!("{VERSION} {bytes} {time}");
+    stored_items(&stored, &format!("{bytes} {time}"), find)
+}
+
+/// The items stored in the table `stored` for an archive that `stamp` tells from others; else what
+/// `find` finds, which is stored there.
+///
+/// # Errors
+/// When `find` fails.
+pub(crate) fn stored_items(
+    stored: &Path,
+    stamp: &str,
+    find: impl FnOnce() -> Result<Vec<Item>, FormatError>,
+) -> Result<Vec<Item>, FormatError> {
+    let valid = format!("{VERSION} {stamp}");
     // A damaged table is made again, whatever is wrong with it.
-    if let Ok(Some(items)) = guarded(&stored, || Ok(read(&stored, &valid))) {
+    if let Ok(Some(items)) = guarded(stored, || Ok(read(stored, &valid))) {
         return Ok(items);
     }
     let items = find()?;
-    if let Err(error) = write(&stored, &valid, &items) {
+    if let Err(error) = write(stored, &valid, &items) {
         tracing::debug!("not stored: {error}");
     }
     Ok(items)
@@ -96,6 +111,7 @@ fn items_of(batch: &RecordBatch) -> Option<Vec<Item>> {
     let (starts, bytes) = (long("start")?, long("bytes")?);
     let int = |name| batch.column_by_name(name)?.as_primitive_opt::<UInt32Type>();
     let (labels, widths, heights) = (int("label")?, int("width")?, int("height")?);
+    let hashes = long("xxh3")?;
     let item = |n: usize| Item {
         name: names.value(n).to_owned(),
         start: starts.value(n),
@@ -103,6 +119,7 @@ fn items_of(batch: &RecordBatch) -> Option<Vec<Item>> {
         label: labels.is_valid(n).then(|| labels.value(n)),
         class: classes.is_valid(n).then(|| classes.value(n).to_owned()),
         size: widths.is_valid(n).then(|| Size::new(widths.value(n), heights.value(n))),
+        hash: hashes.is_valid(n).then(|| hashes.value(n)),
     };
     Some((0..batch.num_rows()).map(item).collect())
 }
@@ -121,6 +138,7 @@ fn write(stored: &Path, valid: &str, items: &[Item]) -> Result<(), FormatError> 
         Field::new("class", DataType::Utf8, true),
         Field::new("width", DataType::UInt32, true),
         Field::new("height", DataType::UInt32, true),
+        Field::new("xxh3", DataType::UInt64, true),
     ];
     let metadata = std::collections::HashMap::from([("archive".to_owned(), valid.to_owned())]);
     let schema = Arc::new(Schema::new(fields).with_metadata(metadata));
@@ -132,6 +150,7 @@ fn write(stored: &Path, valid: &str, items: &[Item]) -> Result<(), FormatError> 
         Arc::new(items.iter().map(|i| i.class.as_deref()).collect::<StringArray>()),
         Arc::new(items.iter().map(|i| i.size.map(|s| s.width)).collect::<UInt32Array>()),
         Arc::new(items.iter().map(|i| i.size.map(|s| s.height)).collect::<UInt32Array>()),
+        Arc::new(items.iter().map(|i| i.hash).collect::<UInt64Array>()),
     ];
     let batch = RecordBatch::try_new(Arc::clone(&schema), columns)
         .map_err(|e| parquet_error(stored, &e))?;
@@ -162,6 +181,7 @@ mod tests {
             label,
             class: class.map(str::to_owned),
             size: label.map(|l| Size::new(l, 2)),
+            hash: label.map(|l| u64::MAX - u64::from(l)),
         };
         let items = vec![item("ä/b", Some(3), None), item("", None, Some("x"))];
         let first = catalogue(&path, "test", |bytes| {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 use tubelet_core::{MediaInfo, SampleId};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::compact::Facts;
 use crate::dataset::{Entry, Listing, Source};
@@ -14,19 +15,21 @@ use crate::index::Index;
 use crate::record::{Record, ShardReader, Span};
 use crate::shard::packed::PackedArchive;
 use crate::shard::unpack::packing;
+use crate::store::Object;
 
-/// A listing, with stored media facts where there are any. Archives are mapped, and their payloads
-/// are lent from the map.
+/// A listing, with stored media facts where there are any. Local archives are mapped, and their
+/// payloads are lent from the map.
 pub struct ListedReader {
     listing: Listing,
-    archives: Vec<(PathBuf, Archive)>,
+    archives: Vec<Archive>,
     infos: Facts,
 }
 
 /// An archive that is open.
 enum Archive {
-    Plain(Mmap),
+    Map(PathBuf, Mmap),
     Packed(PackedArchive),
+    Remote(Object),
 }
 
 impl ListedReader {
@@ -39,14 +42,25 @@ impl ListedReader {
         let archives = listing
             .archives
             .iter()
-            .map(|path| {
-                let archive = match packing(path)? {
-                    Some(packing) => Archive::Packed(PackedArchive::new(path, packing)),
-                    None => Archive::Plain(map(path)?),
-                };
-                Ok((path.clone(), archive))
+            .map(|path| match packing(path)? {
+                Some(packing) => Ok(Archive::Packed(PackedArchive::new(path, packing))),
+                None => Ok(Archive::Map(path.clone(), map(path)?)),
             })
             .collect::<Result<_, FormatError>>()?;
+        Ok(Self::with_archives(listing, archives, index))
+    }
+
+    /// Reads what `listing` names from `objects`, which are its archives in order.
+    pub(crate) fn of_objects(
+        listing: Listing,
+        objects: Vec<Object>,
+        index: Option<&Index>,
+    ) -> Self {
+        let archives = objects.into_iter().map(Archive::Remote).collect();
+        Self::with_archives(listing, archives, index)
+    }
+
+    fn with_archives(listing: Listing, archives: Vec<Archive>, index: Option<&Index>) -> Self {
         let find = |n: usize, entry: &Entry| match &entry.source {
             Source::Pixels { size, .. } => Some(Arc::new(MediaInfo::picture(*size, "bmp"))),
             _ => index?.find(&entry.name, &span(n, entry)),
@@ -56,22 +70,28 @@ impl ListedReader {
             infos.push(find(n, &entry).as_deref());
         }
         infos.shrink();
-        Ok(Self { listing, archives, infos })
+        Self { listing, archives, infos }
     }
 
-    /// Bytes of an archive, lent or in `buf`.
+    /// Bytes of an archive, lent from the map or read into `buf`; those of a store must have the hash
+    /// of sample `index`, where one is stored.
     fn bytes_of<'a>(
         &'a self,
-        shard: u32,
+        (shard, index): (u32, usize),
         (start, end): (u64, u64),
         name: &str,
         buf: &'a mut Vec<u8>,
     ) -> Result<&'a [u8], FormatError> {
         let (path, map) = match &self.archives[shard as usize] {
-            (path, Archive::Plain(map)) => (path, map),
-            (_, Archive::Packed(archive)) => {
+            Archive::Map(path, map) => (path, map),
+            Archive::Packed(archive) => {
                 archive.read(start, end, buf)?;
                 return Ok(buf);
+            }
+            Archive::Remote(object) => {
+                let stored = self.listing.hashes.get(&index).copied();
+                let check = |bytes: &[u8]| has_hash(bytes, stored);
+                return object.read(start..end, &check, buf).map_err(|e| e.sample(name));
             }
         };
         usize::try_from(start)
@@ -103,7 +123,8 @@ impl ShardReader for ListedReader {
     }
 
     fn read<'a>(&'a self, record: &Record, buf: &'a mut Vec<u8>) -> Result<&'a [u8], FormatError> {
-        let entry = self.listing.entries.get(record.id.0 as usize);
+        let index = record.id.0 as usize;
+        let entry = self.listing.entries.get(index);
         match &entry.source {
             Source::File(path) => {
                 let error = |e: std::io::Error| FormatError::new(path, e);
@@ -117,12 +138,13 @@ impl ShardReader for ListedReader {
                 Ok(buf)
             }
             Source::Range { shard, bytes } => {
-                self.bytes_of(*shard, (bytes.start, bytes.end), &entry.name, buf)
+                self.bytes_of((*shard, index), (bytes.start, bytes.end), &entry.name, buf)
             }
             Source::Pixels { shard, start, size } => {
                 let end = start.saturating_add(size.area() as u64 * 3);
                 let mut own = Vec::new();
-                let pixels = self.bytes_of(*shard, (*start, end), &entry.name, &mut own)?;
+                let place = (*start, end);
+                let pixels = self.bytes_of((*shard, index), place, &entry.name, &mut own)?;
                 frames::bitmap(pixels, *size, buf);
                 Ok(buf)
             }
@@ -130,7 +152,7 @@ impl ShardReader for ListedReader {
     }
 
     fn in_order(&self) -> bool {
-        self.archives.iter().any(|(_, archive)| matches!(archive, Archive::Packed(_)))
+        self.archives.iter().any(|archive| matches!(archive, Archive::Packed(_)))
     }
 
     fn classes(&self) -> &[String] {
@@ -147,6 +169,15 @@ fn span(index: usize, entry: &Entry) -> Span {
         Source::File(path) | Source::Frames { folder: path, .. } => Span::File(path.clone()),
         Source::Range { shard, bytes } => Span::Range { shard: *shard, bytes: bytes.clone() },
         Source::Pixels { shard, .. } => Span::Cell { shard: *shard, row: index as u64 },
+    }
+}
+
+/// Refuses bytes that have not the hash that was stored with them.
+pub(crate) fn has_hash(bytes: &[u8], stored: Option<u64>) -> Result<(), String> {
+    let Some(stored) = stored else { return Ok(()) };
+    match xxh3_64(bytes) {
+        found if found == stored => Ok(()),
+        found => Err(format!("the payload has hash {found:016x}, stored is {stored:016x}")),
     }
 }
 

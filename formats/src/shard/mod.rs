@@ -4,6 +4,7 @@ pub(crate) mod catalogue;
 mod listed;
 pub(crate) mod packed;
 pub mod parquet;
+mod remote;
 mod rows;
 pub(crate) mod tar;
 pub(crate) mod unpack;
@@ -15,9 +16,10 @@ use crate::dataset::{self, Layout};
 use crate::error::{FormatError, FormatErrorKind};
 use crate::index::Index;
 use crate::record::ShardReader;
+use crate::store::{self, Found, Location, StoreOptions};
 
 pub use listed::ListedReader;
-pub(crate) use listed::map;
+pub(crate) use listed::{has_hash, map};
 pub use parquet::ParquetReader;
 
 /// Looks at every row of a stored file, for [`crate::fuzz`].
@@ -45,6 +47,8 @@ pub struct OpenOptions {
     pub field: Option<String>,
     /// Whether archives without random access may be decompressed once to files beside them.
     pub unpack: bool,
+    /// How object stores are reached.
+    pub store: StoreOptions,
     /// Whether archives without random access may be read as they are. The samples then come in the
     /// order of the archives, and reading them in another is slow: see
     /// [`ShardReader::in_order`].
@@ -60,21 +64,22 @@ impl Default for OpenOptions {
             separator: None,
             field: None,
             unpack: false,
+            store: StoreOptions::default(),
             stream: false,
         }
     }
 }
 
-/// Opens any data set: a folder, a list, an archive or a Parquet file. A stored index (see
-/// [`Index::default_path`]) is attached where there is one.
+/// Opens any data set: a folder, a list, an archive or a Parquet file, or the URL of one or more
+/// Parquet or tar shards. A stored index (see [`Index::default_path`]) is attached where there is one.
 ///
 /// # Errors
 /// When the path, its layout or its annotations cannot be used.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Arc<dyn ShardReader>, FormatError> {
-    if let Some((scheme, _)) = path.to_string_lossy().split_once("://") {
-        let what = format!("`{scheme}://` is not supported yet: give a local path");
-        return Err(FormatError::new(path, FormatErrorKind::Layout(what)));
-    }
+    let path = &match store::locate(path)? {
+        Location::Local(path) => path,
+        Location::Remote(url) => return open_remote(&url, options),
+    };
     let layout = match options.layout {
         Some(layout) => layout,
         None => dataset::detect(path, &options.split)?,
@@ -83,7 +88,39 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Arc<dyn ShardReader>, 
         return Ok(Arc::new(ParquetReader::open(path, &options.split)?));
     }
     let listing = dataset::list(path, layout, options)?;
-    let stored = Index::default_path(path, &options.split);
-    let index = if stored.is_file() { Some(Index::read(&stored)?) } else { None };
+    let index = stored_index(path, &options.split)?;
     Ok(Arc::new(ListedReader::new(listing, index.as_ref())?))
+}
+
+/// The layout of what [`open`] opens with the same arguments.
+///
+/// # Errors
+/// When the path or its layout cannot be used.
+pub fn layout(path: &Path, options: &OpenOptions) -> Result<Layout, FormatError> {
+    match (options.layout, store::locate(path)?) {
+        (Some(layout), _) => Ok(layout),
+        (None, Location::Local(path)) => dataset::detect(&path, &options.split),
+        (None, Location::Remote(url)) => Ok(store::find(&url, options)?.layout),
+    }
+}
+
+/// Opens shards of an object store.
+fn open_remote(url: &str, options: &OpenOptions) -> Result<Arc<dyn ShardReader>, FormatError> {
+    let Found { layout, objects } = store::find(url, options)?;
+    if layout == Layout::Parquet {
+        return Ok(Arc::new(ParquetReader::of_objects(objects)?));
+    }
+    let path = Path::new(url);
+    let listing = dataset::list_objects(path, &objects, options)?;
+    if listing.entries.is_empty() {
+        let what = format!("no picture or video in split `{}` of layout {layout}", options.split);
+        return Err(FormatError::new(path, FormatErrorKind::Layout(what)));
+    }
+    let index = stored_index(path, &options.split)?;
+    Ok(Arc::new(ListedReader::of_objects(listing, objects, index.as_ref())))
+}
+
+fn stored_index(path: &Path, split: &str) -> Result<Option<Index>, FormatError> {
+    let stored = Index::default_path(path, split);
+    if stored.is_file() { Index::read(&stored).map(Some) } else { Ok(None) }
 }

@@ -1,12 +1,13 @@
-//! Parquet shards, read through a memory map.
+//! Parquet shards, read through a memory map or from an object store.
 //!
 //! Shards that `convert` wrote hold one payload a data page, uncompressed and plain: the footer's
 //! offset index then gives the exact bytes of every payload, which are lent from the map without a
-//! copy. Other Parquet files (Hugging Face's, compressed, many rows a page) go through the Parquet
-//! library, one row at a time.
+//! copy, or fetched as one range. Other Parquet files (Hugging Face's, compressed, many rows a page)
+//! go through the Parquet library, one row at a time.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type};
@@ -21,12 +22,15 @@ use parquet::basic::Compression;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
 use tubelet_core::SampleId;
 
+use super::has_hash;
+use super::remote::{self, Data};
 use crate::error::{FormatError, FormatErrorKind};
 use crate::facts::{guarded, info_from_columns, parquet_error};
 use crate::index::{in_parallel, side_path, stamp};
 use crate::record::{MediaKind, Record, ShardReader, Span};
 use crate::shard::map;
 use crate::shard::rows::{self, Row, Rows, ShardFacts, Stored};
+use crate::store::{AT_ONCE, Object};
 
 /// Columns that may hold payloads, and what they hold.
 const PAYLOADS: [(&str, MediaKind); 2] = [("image", MediaKind::Image), ("video", MediaKind::Video)];
@@ -48,15 +52,22 @@ pub struct ParquetReader {
 struct Shard {
     path: PathBuf,
     kind: MediaKind,
-    /// Mapped when it is first read from.
-    map: OnceLock<Bytes>,
+    source: Source,
     /// Looked into when a payload is first read whose place is not known.
     file: OnceLock<File>,
 }
 
+/// Where a file is.
+enum Source {
+    /// On a local disk, mapped when it is first read from.
+    Local(OnceLock<Bytes>),
+    /// In an object store.
+    Remote(Arc<Object>),
+}
+
 /// A file that was looked into: its metadata are large, so that lent payloads do without them.
 struct File {
-    map: Bytes,
+    data: Data,
     metadata: ArrowReaderMetadata,
     leaf: usize,
     kind: MediaKind,
@@ -84,13 +95,31 @@ impl ParquetReader {
         }
         let stored = side_path(path, &format!("rows-{split}.bin"));
         if let Some(known) = rows::load(&stored).filter(|known| known.is_of(&files)) {
-            return Ok(Self::known(&files, known));
+            return Ok(Self::known(local(&files), known));
         }
         let (reader, facts) = Self::look_into(&files)?;
         if let Err(error) = rows::store(&stored, &facts, &reader.classes, &reader.rows) {
             tracing::debug!("not stored: {error}");
         }
         Ok(reader)
+    }
+
+    /// Opens shards of an object store. What each holds is stored in the user's cache folder, so that
+    /// the next run opens it without a request.
+    ///
+    /// # Errors
+    /// When one cannot be read or is damaged; the error names it.
+    pub(crate) fn of_objects(objects: Vec<Object>) -> Result<Self, FormatError> {
+        let objects: Vec<Arc<Object>> = objects.into_iter().map(Arc::new).collect();
+        let found = in_parallel(objects.len(), AT_ONCE, &|_, _| (), || {
+            |n: usize| {
+                let url = PathBuf::from(objects[n].url());
+                guarded(&url, || remote::stored_or(&objects[n], |data| contents(&url, data)))
+            }
+        });
+        let known = Stored::joined(found)?;
+        let sources = objects.iter().map(|o| (o.url().into(), Source::Remote(Arc::clone(o))));
+        Ok(Self::known(sources.collect(), known))
     }
 
     /// Reads what the files hold, several at a time.
@@ -100,42 +129,31 @@ impl ParquetReader {
             |n: usize| {
                 let path = &files[n];
                 let (bytes, time) = stamp(path);
-                let (rows, kind, classes) = guarded(path, || {
-                    let file = File::new(path, map_of(path)?)?;
-                    Ok((file.read_facts(path)?, file.kind, file.classes()))
-                })?;
+                let (rows, kind, classes) =
+                    guarded(path, || contents(path, Data::Map(map_of(path)?)))?;
                 let (file, count) = (name_of(path), rows.len());
-                Ok((ShardFacts { file, bytes, time, rows: count, kind }, rows, classes))
+                let shards = vec![ShardFacts { file, bytes, time, rows: count, kind }];
+                Ok(Stored { shards, classes, rows })
             }
         });
-        let mut classes = Vec::new();
-        let (mut rows, mut facts) = (Rows::default(), Vec::new());
-        for one in found {
-            let (of_one, own_rows, own_classes) = one?;
-            rows.append(&own_rows);
-            facts.push(of_one);
-            if classes.is_empty() {
-                classes = own_classes;
-            }
-        }
-        rows.shrink();
-        let reader = Self::known(files, Stored { shards: facts.clone(), classes, rows });
-        Ok((reader, facts))
+        let known = Stored::joined(found)?;
+        let facts = known.shards.clone();
+        Ok((Self::known(local(files), known), facts))
     }
 
     /// Files whose rows are known.
-    fn known(files: &[PathBuf], known: Stored) -> Self {
-        let shard = |(path, facts): (&PathBuf, &ShardFacts)| Shard {
-            path: path.clone(),
+    fn known(sources: Vec<(PathBuf, Source)>, known: Stored) -> Self {
+        let shard = |((path, source), facts): ((PathBuf, Source), &ShardFacts)| Shard {
+            path,
             kind: facts.kind,
-            map: OnceLock::new(),
+            source,
             file: OnceLock::new(),
         };
         let mut starts = vec![0];
         for facts in &known.shards {
             starts.push(starts[starts.len() - 1] + facts.rows);
         }
-        let shards = files.iter().zip(&known.shards).map(shard).collect();
+        let shards = sources.into_iter().zip(&known.shards).map(shard).collect();
         let Stored { classes, rows, .. } = known;
         Self { shards, starts, sides: rows.sides(), rows, classes }
     }
@@ -153,6 +171,21 @@ impl ParquetReader {
 }
 
 impl Stored {
+    /// What several shards hold together, in their order; the first error there is.
+    fn joined(found: Vec<Result<Self, FormatError>>) -> Result<Self, FormatError> {
+        let (mut shards, mut classes, mut rows) = (Vec::new(), Vec::new(), Rows::default());
+        for one in found {
+            let one = one?;
+            rows.append(&one.rows);
+            shards.extend(one.shards);
+            if classes.is_empty() {
+                classes = one.classes;
+            }
+        }
+        rows.shrink();
+        Ok(Self { shards, classes, rows })
+    }
+
     /// Whether it is about these files as they are now.
     fn is_of(&self, files: &[PathBuf]) -> bool {
         let same = |(path, known): (&PathBuf, &ShardFacts)| {
@@ -160,6 +193,16 @@ impl Stored {
         };
         files.len() == self.shards.len() && files.iter().zip(&self.shards).all(same)
     }
+}
+
+/// What the file at `path` holds.
+fn contents(path: &Path, data: Data) -> Result<(Rows, MediaKind, Vec<String>), FormatError> {
+    let file = File::new(path, data)?;
+    Ok((file.read_facts(path)?, file.kind, file.classes()))
+}
+
+fn local(files: &[PathBuf]) -> Vec<(PathBuf, Source)> {
+    files.iter().map(|path| (path.clone(), Source::Local(OnceLock::new()))).collect()
 }
 
 fn name_of(path: &Path) -> String {
@@ -188,11 +231,12 @@ impl ShardReader for ParquetReader {
     }
 
     fn read<'a>(&'a self, record: &Record, buf: &'a mut Vec<u8>) -> Result<&'a [u8], FormatError> {
-        let (shard, row) = self.locate(record.id.0 as usize);
-        let at = |e: FormatError| e.at(format!("row {row} ({})", record.name));
+        let index = record.id.0 as usize;
+        let (shard, row) = self.locate(index);
+        let at = |e: FormatError| e.sample(&format!("row {row} ({})", record.name));
         let shard = &self.shards[shard];
         match &record.span {
-            Span::Range { bytes, .. } => shard.lend(bytes).map_err(at),
+            Span::Range { bytes, .. } => shard.lend(bytes, self.rows.hash(index), buf).map_err(at),
             _ => {
                 let file = shard.file().map_err(at)?;
                 let found = file.decode_row(&shard.path, row, file.leaf, buf).map_err(at)?;
@@ -215,10 +259,10 @@ impl ShardReader for ParquetReader {
         let index = record.id.0 as usize;
         let (shard, row) = self.locate(index);
         let shard = &self.shards[shard];
-        let at = |e: FormatError| e.at(format!("row {row} ({}), {LEVELS}{side}", record.name));
+        let at = |e: FormatError| e.sample(&format!("row {row} ({}), {LEVELS}{side}", record.name));
         match self.rows.level(side, index) {
             Some(bytes) if bytes.is_empty() => Ok(None),
-            Some(bytes) => shard.lend(&bytes).map(Some).map_err(at),
+            Some(bytes) => shard.lend(&bytes, None, buf).map(Some).map_err(at),
             None => {
                 let file = shard.file().map_err(at)?;
                 let level = file.levels.iter().find(|(s, _)| *s == side);
@@ -240,31 +284,59 @@ impl Shard {
         if let Some(file) = self.file.get() {
             return Ok(file);
         }
-        let file = guarded(&self.path, || File::new(&self.path, self.map()?.clone()))?;
+        let file = guarded(&self.path, || {
+            let data = match &self.source {
+                Source::Local(map) => Data::Map(self.map(map)?.clone()),
+                Source::Remote(object) => Data::with_tail(object)?,
+            };
+            File::new(&self.path, data).map(File::bare)
+        })?;
         Ok(self.file.get_or_init(|| file))
     }
 
-    fn map(&self) -> Result<&Bytes, FormatError> {
-        if let Some(map) = self.map.get() {
+    fn map<'a>(&self, known: &'a OnceLock<Bytes>) -> Result<&'a Bytes, FormatError> {
+        if let Some(map) = known.get() {
             return Ok(map);
         }
         let map = map_of(&self.path)?;
-        Ok(self.map.get_or_init(|| map))
+        Ok(known.get_or_init(|| map))
     }
 
-    /// The payload at `bytes` of the map, checked against the length stored before it.
-    fn lend(&self, bytes: &std::ops::Range<u64>) -> Result<&[u8], FormatError> {
-        let map = self.map()?;
-        let damaged =
-            || FormatError::malformed(&self.path, "the payload's length does not fit its page");
-        let (start, end) = (bytes.start as usize, bytes.end as usize);
-        let payload = map.get(start..end).ok_or_else(damaged)?;
-        let prefix = start.checked_sub(4).and_then(|p| map.get(p..start)).ok_or_else(damaged)?;
-        if prefix != (payload.len() as u32).to_le_bytes() {
-            return Err(damaged());
-        }
-        Ok(payload)
+    /// The payload at `bytes`, checked against the length stored before it; one from a store also
+    /// against `hash`, where there is one.
+    fn lend<'a>(
+        &'a self,
+        bytes: &Range<u64>,
+        hash: Option<u64>,
+        buf: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], FormatError> {
+        let damaged = || FormatError::malformed(&self.path, UNFIT);
+        let with_length = bytes.start.checked_sub(4).ok_or_else(damaged)?..bytes.end;
+        let piece = match &self.source {
+            Source::Local(map) => {
+                let range = with_length.start as usize..with_length.end as usize;
+                self.map(map)?.get(range).ok_or_else(damaged)?
+            }
+            Source::Remote(object) => {
+                let hash = hash.filter(|hash| *hash != rows::NO_HASH);
+                let check = |bytes: &[u8]| match payload_after_length(bytes) {
+                    Some(payload) => has_hash(payload, hash),
+                    None => Err(UNFIT.to_owned()),
+                };
+                object.read(with_length, &check, buf)?
+            }
+        };
+        payload_after_length(piece).ok_or_else(damaged)
     }
+}
+
+/// What is wrong with a payload of another length than the one before it.
+const UNFIT: &str = "the payload's length does not fit its page";
+
+/// What follows the length that it begins with, if that fits.
+fn payload_after_length(bytes: &[u8]) -> Option<&[u8]> {
+    let (length, payload) = bytes.split_first_chunk::<4>()?;
+    (*length == (payload.len() as u32).to_le_bytes()).then_some(payload)
 }
 
 /// The bytes of a file.
@@ -273,19 +345,24 @@ fn map_of(path: &Path) -> Result<Bytes, FormatError> {
 }
 
 impl File {
-    fn new(path: &Path, map: Bytes) -> Result<Self, FormatError> {
+    fn new(path: &Path, data: Data) -> Result<Self, FormatError> {
         let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
         let metadata =
-            ArrowReaderMetadata::load(&map, options).map_err(|e| parquet_error(path, &e))?;
+            ArrowReaderMetadata::load(&data, options).map_err(|e| parquet_error(path, &e))?;
         let (leaf, kind) = payload_leaf(metadata.metadata()).ok_or_else(|| {
             FormatError::malformed(path, "no `image` or `video` column with bytes in it")
         })?;
         let levels = level_leaves(metadata.metadata());
-        Ok(Self { map, metadata, leaf, kind, levels })
+        Ok(Self { data, metadata, leaf, kind, levels })
+    }
+
+    /// The same without what was fetched to look into it.
+    fn bare(self) -> Self {
+        Self { data: self.data.bare(), ..self }
     }
 
     /// The bytes of every payload of a column where the file tells them without reading pages.
-    fn payload_ranges(&self, leaf: usize) -> Option<Vec<std::ops::Range<u64>>> {
+    fn payload_ranges(&self, leaf: usize) -> Option<Vec<Range<u64>>> {
         let metadata = self.metadata.metadata();
         let mut ranges = Vec::new();
         for (n, group) in metadata.row_groups().iter().enumerate() {
@@ -313,14 +390,13 @@ impl File {
         let schema = self.metadata.metadata().file_metadata().schema_descr();
         let is_payload = |leaf: usize| leaf == self.leaf || self.levels.iter().any(|l| l.1 == leaf);
         let others = (0..schema.num_columns()).filter(|leaf| !is_payload(*leaf));
-        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(
-            self.map.clone(),
-            self.metadata.clone(),
-        )
-        .with_projection(ProjectionMask::leaves(schema, others))
-        .with_batch_size(4096)
-        .build()
-        .map_err(|e| parquet_error(path, &e))?;
+        let data = self.data.with_columns(self.metadata.metadata(), &|leaf| !is_payload(leaf))?;
+        let reader =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(data, self.metadata.clone())
+                .with_projection(ProjectionMask::leaves(schema, others))
+                .with_batch_size(4096)
+                .build()
+                .map_err(|e| parquet_error(path, &e))?;
         let payloads = self.payload_ranges(self.leaf);
         let sides: Vec<u32> = self.levels.iter().map(|(side, _)| *side).collect();
         let mut rows = Rows::new(&sides);
@@ -379,7 +455,7 @@ impl File {
         let schema = metadata.file_metadata().schema_descr();
         let selection = RowSelection::from(vec![RowSelector::skip(inside), RowSelector::select(1)]);
         let mut reader = ParquetRecordBatchReaderBuilder::new_with_metadata(
-            self.map.clone(),
+            self.data.clone(),
             self.metadata.clone(),
         )
         .with_row_groups(vec![group])
@@ -442,18 +518,23 @@ pub(crate) fn shard_files(folder: &Path, split: &str) -> Result<Vec<PathBuf>, Fo
     if files.is_empty() && folder.join("data").is_dir() {
         files = list(&folder.join("data")).map_err(io)?;
     }
+    let files = files_of_split(files, split);
+    if files.is_empty() {
+        let what = "no .parquet file in it".to_owned();
+        return Err(FormatError::new(folder, FormatErrorKind::Layout(what)));
+    }
+    Ok(files)
+}
+
+/// Of Parquet files, those whose name starts with the split's, or all where none does.
+pub(crate) fn files_of_split(files: Vec<PathBuf>, split: &str) -> Vec<PathBuf> {
     let starts = |p: &&PathBuf| {
         p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&format!("{split}-")))
             || (split == "val"
                 && p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("validation-")))
     };
     let named: Vec<PathBuf> = files.iter().filter(starts).cloned().collect();
-    let files = if named.is_empty() { files } else { named };
-    if files.is_empty() {
-        let what = "no .parquet file in it".to_owned();
-        return Err(FormatError::new(folder, FormatErrorKind::Layout(what)));
-    }
-    Ok(files)
+    if named.is_empty() { files } else { named }
 }
 
 /// The leaf column that holds payloads: `image.bytes`, `video.bytes`, or a binary `image` or `video`.

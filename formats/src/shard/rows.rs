@@ -23,6 +23,8 @@ use crate::record::MediaKind;
 const MARK: &[u8; 8] = b"tubrows1";
 /// Bytes before the text.
 const HEAD: usize = 24;
+/// Stands for a text that is no hash: no payload is taken to have it.
+pub(super) const NO_HASH: u64 = u64::MAX;
 /// Place of payloads that a file does not tell.
 const UNTOLD: u64 = u64::MAX;
 
@@ -96,8 +98,7 @@ impl Rows {
         self.facts.push(row.info);
         self.labels.push(row.label.map_or(-1, i64::from));
         self.payloads.push(row.payload);
-        // What is no hash equals none.
-        let hash = row.hash.map_or(0, |text| u64::from_str_radix(text, 16).unwrap_or(u64::MAX));
+        let hash = row.hash.map_or(0, |text| u64::from_str_radix(text, 16).unwrap_or(NO_HASH));
         self.hashes.push(hash);
         self.hashed.push(u8::from(row.hash.is_some()));
     }

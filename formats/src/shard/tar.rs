@@ -1,7 +1,7 @@
 //! Where the members of a tar archive are: found from its headers alone, without reading payloads.
 
 use std::cell::Cell;
-use std::io::{Cursor, Read};
+use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 
@@ -24,20 +24,34 @@ pub(crate) struct Member {
 /// # Errors
 /// When a header is damaged, a member is cut off, or the mark that ends an archive is not there.
 pub(crate) fn members(path: &Path, archive: &[u8], base: u64) -> Result<Vec<Member>, FormatError> {
+    walk(path, Cursor::new(archive), (base, archive.len() as u64), |_, _| Ok(()))
+}
+
+/// The regular files of an archive of `len` bytes that `reader` gives and that begins at byte `base`
+/// of `path`; `see` is shown each with a reader of its payload, which it may leave unread.
+///
+/// # Errors
+/// As [`members`]; also when `reader` or `see` fails.
+pub(crate) fn walk<R: Read + Seek>(
+    path: &Path,
+    reader: R,
+    (base, len): (u64, u64),
+    mut see: impl FnMut(&Member, &mut dyn Read) -> std::io::Result<()>,
+) -> Result<Vec<Member>, FormatError> {
     let mut members = Vec::new();
     let mut end = 0u64;
-    let mut reader = ::tar::Archive::new(Cursor::new(archive));
+    let mut reader = ::tar::Archive::new(reader);
     let at = |end: u64, what: String| {
         FormatError::malformed(path, what).at(format!("tar header at byte {}", base + end))
     };
     let entries = reader.entries_with_seek().map_err(|e| at(0, e.to_string()))?;
     for entry in entries {
-        let entry = entry.map_err(|e| at(end, e.to_string()))?;
+        let mut entry = entry.map_err(|e| at(end, e.to_string()))?;
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let (start, size) = (entry.raw_file_position(), entry.size());
-        let stop = start.checked_add(size).filter(|stop| *stop <= archive.len() as u64);
+        let stop = start.checked_add(size).filter(|stop| *stop <= len);
         let stop = stop.ok_or_else(|| {
-            let have = (archive.len() as u64).saturating_sub(start);
+            let have = len.saturating_sub(start);
             let what = format!("cut off: {have} of {size} bytes are there");
             FormatError::malformed(path, what).at(format!("member {name}"))
         })?;
@@ -48,11 +62,20 @@ pub(crate) fn members(path: &Path, archive: &[u8], base: u64) -> Result<Vec<Memb
             return Err(FormatError::malformed(path, what).at(format!("member {name}")));
         }
         if kind.is_file() || kind.is_contiguous() {
-            members.push(Member { name, bytes: base + start..base + stop });
+            let member = Member { name, bytes: base + start..base + stop };
+            see(&member, &mut entry).map_err(|e| at(start, e.to_string()))?;
+            members.push(member);
         }
     }
-    let mark = usize::try_from(end).ok().and_then(|e| archive.get(e..e + BLOCK as usize));
-    if mark.is_none_or(|block| block.iter().any(|b| *b != 0)) {
+    let mut mark = [1; BLOCK as usize];
+    let mut reader = reader.into_inner();
+    match reader.seek(SeekFrom::Start(end)).and_then(|_| reader.read_exact(&mut mark)) {
+        Err(e) if e.kind() != std::io::ErrorKind::UnexpectedEof => {
+            return Err(at(end, e.to_string()));
+        }
+        _ => {}
+    }
+    if mark != [0; BLOCK as usize] {
         let what = format!(
             "the mark that ends a tar archive is not there: cut off after {} members",
             members.len()
@@ -155,7 +178,7 @@ mod tests {
     /// A member of 3 GiB that is a hole in the file, and one behind it.
     #[test]
     fn members_lie_beyond_two_gigabytes() {
-        use std::io::{Seek, SeekFrom, Write};
+        use std::io::Write;
         let root = tempfile::tempdir().expect("folder");
         let path = root.path().join("large.tar");
         let mut file = std::fs::File::create(&path).expect("created");

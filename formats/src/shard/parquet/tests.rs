@@ -6,6 +6,13 @@ use tubelet_core::{SampleId, Size};
 use super::*;
 use crate::convert::{ConvertOptions, convert};
 use crate::encode::encode_jpeg;
+use crate::store::StoreOptions;
+
+impl Shard {
+    fn is_mapped(&self) -> bool {
+        matches!(&self.source, Source::Local(map) if map.get().is_some())
+    }
+}
 
 /// Name, label and bytes.
 type Sample = (String, Option<u32>, Vec<u8>);
@@ -105,7 +112,7 @@ proptest! {
         if let Err(error) = read_all(&path) {
             prop_assert!(error.to_string().contains(".parquet"), "{}", error);
         }
-        let report = crate::verify::verify(root.path(), 1, false, &|_, _| ()).expect("verifies");
+        let report = crate::verify::verify(root.path(), 1, false, &StoreOptions::default(), &|_, _| ()).expect("verifies");
         prop_assert!(!report.problems.is_empty(), "bit {} of {}", bit, bytes.len() * 8);
     }
 }
@@ -147,14 +154,14 @@ fn many_shards_are_looked_into_once() {
         (0..reader.len()).map(of).collect()
     };
     let second = ParquetReader::open(root.path(), "train").expect("second time");
-    assert!(second.shards.iter().all(|s| s.map.get().is_none()), "a shard was opened");
+    assert!(second.shards.iter().all(|s| !s.is_mapped()), "a shard was opened");
     let files = shard_files(root.path(), "train").expect("shards");
     let (fresh, _) = ParquetReader::look_into(&files).expect("fresh");
     assert_eq!(facts(&second), facts(&fresh));
     assert_eq!(all().expect("second time"), samples);
     let record = second.record(3);
     second.read(&record, &mut Vec::new()).expect("read");
-    assert!(second.shards[3].map.get().is_some() && second.shards[3].file.get().is_none());
+    assert!(second.shards[3].is_mapped() && second.shards[3].file.get().is_none());
 
     // A shard that is replaced, one that goes away, a stored file that is damaged.
     let other = tempfile::tempdir().expect("folder");
@@ -223,7 +230,8 @@ fn pyramids_hold_what_is_smaller_than_the_picture() {
             assert!(clip.nth(0).iter().all(|v| v.abs_diff(50 * n as u8) < 3), "{size}, {side}");
         }
     }
-    let report = crate::verify::verify(&out, 1, true, &|_, _| ()).expect("verifies");
+    let report = crate::verify::verify(&out, 1, true, &StoreOptions::default(), &|_, _| ())
+        .expect("verifies");
     assert_eq!((report.rows, report.problems), (4, vec![]));
 
     let out = made(Format::Webdataset, "tar");

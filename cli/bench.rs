@@ -14,6 +14,7 @@ use tubelet_gpu::{DType, DeviceStage, Gpu, Input, PinnedMemory, StagePlan};
 use tubelet_loader::{Batch, Batches, BucketReport, Cursor, Loader, LoaderConfig, Order, Stats};
 
 use crate::common::{DataArgs, RecipeArgs, Usage, bytes_text, default_workers};
+use crate::decode::DecodeArgs;
 
 /// How far a batch goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -44,6 +45,8 @@ pub(crate) struct BenchArgs {
     /// How long to measure
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
+    #[command(flatten)]
+    decode: DecodeArgs,
     /// How far each batch goes
     #[arg(long, value_enum, default_value_t = Until::Host)]
     stage: Until,
@@ -128,8 +131,11 @@ pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
         ..LoaderConfig::default()
     };
     let (floats, memory) = Floats::new(args.stage, &recipe)?;
-    let loader = Loader::new(shards, Arc::clone(&recipe), memory.as_ref(), config)?;
+    let decoding = args.decode.open()?;
+    let loader = Loader::new(shards, Arc::clone(&recipe), memory.as_ref(), config)?
+        .with_makers(Arc::clone(&decoding.makers))?;
     let measured = measure(loader.batches(Cursor::default())?, args, floats)?;
+    decoding.report();
     let report = report(args, &measured, recipe.batch_size(), workers);
     if args.json {
         println!("{report}");
@@ -219,6 +225,7 @@ fn report(args: &BenchArgs, measured: &Measured, batch_size: u32, workers: usize
         "settings": {
             "path": args.data.path, "recipe": args.recipe.recipe, "set": args.recipe.set,
             "for": args.recipe_stage, "workers": workers, "batch": batch_size,
+            "decode": args.decode.name(),
             "stage": format!("{:?}", args.stage).to_lowercase(), "seed": args.seed,
         },
     })

@@ -140,6 +140,7 @@ fn options(recipe: &RecipeFile, shards: &Path, out: &Path, seed: u64) -> Result<
         resume: false,
         seed,
         workers: default_workers(),
+        makers: tubelet_loader::HostMakers::shared(),
         max_steps: None,
         checkpoint_every: 0,
         device: Device::Cpu,

@@ -9,6 +9,7 @@
 mod bench;
 mod common;
 mod convert;
+mod decode;
 mod demo;
 mod dump;
 mod index;

@@ -1,6 +1,7 @@
 //! `tubelet pretrain`, `tubelet finetune`, `tubelet eval`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -11,6 +12,7 @@ use tubelet_trainer::evaluate::Accuracy;
 use tubelet_trainer::{Device, FinetuneOptions, RunOptions, evaluate, finetune as fine_tune};
 
 use crate::common::{HowArgs, RecipeArgs, default_workers};
+use crate::decode::{DecodeArgs, Decoding};
 
 /// Where to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -70,10 +72,12 @@ struct RunArgs {
     /// Where to compute
     #[arg(long, value_enum, default_value_t = DeviceArg::Cpu)]
     device: DeviceArg,
+    #[command(flatten)]
+    decode: DecodeArgs,
 }
 
 impl RunArgs {
-    fn options(&self, stage: Stage) -> Result<RunOptions> {
+    fn options(&self, stage: Stage, decoding: &Decoding) -> Result<RunOptions> {
         let mut recipe = self.recipe.clone();
         let mut set = |key: &str, value: Option<u32>| {
             recipe.set.extend(value.map(|v| format!("{stage}.{key}={v}")));
@@ -88,6 +92,7 @@ impl RunArgs {
             resume: self.resume,
             seed: self.seed,
             workers: self.workers.unwrap_or_else(default_workers),
+            makers: Arc::clone(&decoding.makers),
             max_steps: self.max_steps,
             checkpoint_every: self.checkpoint_every,
             device: self.device.into(),
@@ -133,13 +138,17 @@ pub(crate) struct EvalArgs {
     /// Worker threads of the loader [default: one a core]
     #[arg(long)]
     workers: Option<usize>,
+    #[command(flatten)]
+    decode: DecodeArgs,
     /// One JSON object on standard output
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn pretrain(args: &PretrainArgs) -> Result<bool> {
-    let summary = tubelet_trainer::pretrain(&args.run.options(Stage::Pretrain)?)?;
+    let decoding = args.run.decode.open()?;
+    let summary = tubelet_trainer::pretrain(&args.run.options(Stage::Pretrain, &decoding)?)?;
+    decoding.report();
     print_run(
         &args.run.out,
         summary.steps,
@@ -155,13 +164,15 @@ pub(crate) fn finetune(args: &FinetuneArgs) -> Result<bool> {
     let mut val_open = args.run.how.options(&args.val_split);
     val_open.split.clone_from(&args.val_split);
     val_open.annotations = None;
+    let decoding = args.run.decode.open()?;
     let options = FinetuneOptions {
-        run: args.run.options(Stage::Finetune)?,
+        run: args.run.options(Stage::Finetune, &decoding)?,
         val: args.val.clone().map(|path| (path, val_open)),
         validate_every: args.validate_every,
         init: args.init.clone(),
     };
     let summary = fine_tune(&options)?;
+    decoding.report();
     if let Some(report) = &summary.init {
         print_init(report);
     }
@@ -181,7 +192,10 @@ pub(crate) fn finetune(args: &FinetuneArgs) -> Result<bool> {
 
 pub(crate) fn eval(args: &EvalArgs) -> Result<bool> {
     let workers = args.workers.unwrap_or_else(default_workers);
-    let accuracy = evaluate(&args.run, &args.data, &args.how.options("val"), workers)?;
+    let decoding = args.decode.open()?;
+    let open = args.how.options("val");
+    let accuracy = evaluate(&args.run, &args.data, &open, workers, &decoding.makers)?;
+    decoding.report();
     if args.json {
         println!("{}", serde_json::to_string(&accuracy)?);
     } else {

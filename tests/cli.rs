@@ -40,6 +40,16 @@ fn mistakes_exit_with_2_and_say_what_would_be_right() {
     if let Err(reason) = tubelet_gpu::Gpu::probe() {
         let device = fails(2, &["bench", data, "--recipe", "mae-tiny", "--stage", "device"]);
         assert!(device.contains(&reason.to_string()), "{device}");
+        let bench = ["bench", data, "--recipe", "mae-tiny", "--decode", "gpu"];
+        let decode = fails(2, &bench);
+        let want = format!("--decode gpu: {reason}");
+        assert!(decode.contains(&want), "{decode}");
+        let gone = path(root.path()).to_owned() + "/gone";
+        let run = ["pretrain", "--recipe", "mae-tiny", "--data", data, "--out", &gone];
+        assert!(fails(2, &[&run[..], &["--decode", "gpu"]].concat()).contains(&want));
+        assert!(!Path::new(&gone).exists(), "nothing is begun");
+        let eval = ["eval", "--run", &gone, "--data", data, "--decode", "gpu"];
+        assert!(fails(2, &eval).contains(&want));
     }
     let never = root.path().join("never");
     let convert = ["convert", data, "-o", path(&never)];
@@ -145,6 +155,19 @@ fn preview_and_bench_run() {
     let report: serde_json::Value = serde_json::from_str(text.trim()).expect("one JSON object");
     assert!(report["samples_per_s"].as_f64().is_some_and(|r| r > 0.0), "{report}");
     assert!(report["stages"]["decode"].is_number() && report["limiting_stage"].is_string());
+    assert_eq!(report["settings"]["decode"], "cpu");
+}
+
+/// `--decode auto` says in one line where it decodes, and why, and goes on.
+#[test]
+fn auto_goes_on_without_a_gpu() {
+    let Err(reason) = tubelet_gpu::Gpu::probe() else { return };
+    let root = media::imagenet(1, 2);
+    let bench = ["bench", path(root.path()), "--recipe", "mae-tiny", "--decode", "auto"];
+    let output = tubelet(&[&bench[..], &["--batch", "2", "--seconds", "0.1"]].concat());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert_eq!(errors.trim(), format!("decode: on the CPU ({reason})"));
 }
 
 /// `tubelet … | head`: no panic, no message.

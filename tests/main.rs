@@ -5,6 +5,7 @@ mod cli;
 mod convert;
 mod faults;
 mod layouts;
+mod makers;
 mod media;
 mod order;
 mod pixels;

@@ -82,6 +82,23 @@ pub struct ViewPlan {
     pub mask: Option<Mask>,
 }
 
+impl ViewPlan {
+    /// Whether its pixels depend on the cut frame alone: no colours of the whole source.
+    pub fn is_cut(&self) -> bool {
+        self.colors.as_ref().is_none_or(|colors| colors.place != Place::Source)
+    }
+
+    /// What is cut out of a frame of `size` pixels, for [`PlaneResampler`].
+    pub fn cut(&self, size: Size) -> Cut {
+        let (region, resized, window) = match self.geometry {
+            Geometry::CropThenResize { region } => (region, self.out, Rect::full(self.out)),
+            Geometry::ResizeThenCrop { resized, region } => (Rect::full(size), resized, region),
+        };
+        let kernel = self.resize.pillow().map_or(Kernel::TorchBilinear, Kernel::Pillow);
+        Cut { region, resized, window, kernel, flip: self.flip }
+    }
+}
+
 /// Colour operations of a view, in order.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ColorPlan {
@@ -252,14 +269,37 @@ impl Recipe {
                     PixelForm::Yuv(_) => scratch.draw_planes(view, clip, held, out),
                 }
             }
-            if let (Some(out), Some(mask)) = (row.mask(index), &view.mask) {
-                mask.write_bytes(out);
+        }
+        write_facts(plan, row);
+        Ok(())
+    }
+
+    /// Finishes a row whose pixels were made elsewhere, as [`ViewPlan::cut`] says: the colours of its
+    /// views, its masks, its boxes.
+    ///
+    /// # Panics
+    /// When a view has colours of the whole source.
+    pub fn finish(&self, plan: &SamplePlan, scratch: &mut Scratch, row: &mut RowMut<'_>) {
+        for (index, view) in plan.views.iter().enumerate() {
+            let Some(colors) = &view.colors else { continue };
+            assert_ne!(colors.place, Place::Source, "colours of the source come first");
+            for frame in row.pixels(index).chunks_exact_mut(view.out.area() * 3) {
+                scratch.color(colors, frame, view.out);
             }
         }
-        if let Some(field) = row.erase() {
-            Erase::store(plan.erase.as_ref(), field);
+        write_facts(plan, row);
+    }
+}
+
+/// Masks and boxes of a row.
+fn write_facts(plan: &SamplePlan, row: &mut RowMut<'_>) {
+    for (index, view) in plan.views.iter().enumerate() {
+        if let (Some(out), Some(mask)) = (row.mask(index), &view.mask) {
+            mask.write_bytes(out);
         }
-        Ok(())
+    }
+    if let Some(field) = row.erase() {
+        Erase::store(plan.erase.as_ref(), field);
     }
 }
 
@@ -384,15 +424,7 @@ impl Scratch {
 
     /// Frame `n` of a clip of planes through the geometry and the colours of `view`.
     fn draw_planes(&mut self, view: &ViewPlan, clip: &Clip, n: usize, out: &mut [u8]) {
-        let (region, resized, window) = match view.geometry {
-            Geometry::CropThenResize { region } => (region, view.out, Rect::full(view.out)),
-            Geometry::ResizeThenCrop { resized, region } => {
-                (Rect::full(clip.size()), resized, region)
-            }
-        };
-        let kernel = view.resize.pillow().map_or(Kernel::TorchBilinear, Kernel::Pillow);
-        let cut = Cut { region, resized, window, kernel, flip: view.flip };
-        self.planes.resize(clip, n, &cut, out);
+        self.planes.resize(clip, n, &view.cut(clip.size()), out);
         if let Some(colors) = &view.colors {
             assert_ne!(colors.place, Place::Source, "colours of the source need RGB");
             self.color(colors, out, view.out);

@@ -66,6 +66,9 @@ pub enum DecodeError {
     /// The bytes are damaged.
     #[error("damaged: {0}")]
     Damaged(String),
+    /// The hardware decoder does not do this: the processor may.
+    #[error("the hardware decoder: {0}")]
+    Hardware(String),
     /// Fewer frames could be decoded than were promised.
     #[error("frame {wanted} is wanted, only {have} frames can be decoded")]
     MissingFrame {

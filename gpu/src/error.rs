@@ -36,6 +36,17 @@ pub enum GpuError {
         /// The compiler's log.
         log: String,
     },
+    /// No nvJPEG library.
+    #[error("no nvJPEG library, which decodes JPEG on the device: {0}")]
+    NoNvjpeg(String),
+    /// nvJPEG refused.
+    #[error("nvJPEG: cannot {doing}: {answer}")]
+    Nvjpeg {
+        /// What was asked of it.
+        doing: &'static str,
+        /// Its answer.
+        answer: &'static str,
+    },
     /// A kernel cannot do this shape.
     #[error("{what}: {value} is not possible on the device; {valid}")]
     Shape {

@@ -8,10 +8,12 @@
 //! batch; [`stage`] copies and launches. The same kernel sources run on the host in the tests.
 
 pub mod context;
+pub mod crop;
 pub mod error;
 pub mod kernels;
 pub mod memory;
 mod numa;
+pub mod nvjpeg;
 pub mod nvrtc;
 pub mod pinned;
 pub mod plan;
@@ -20,9 +22,11 @@ pub mod stage;
 #[cfg(test)]
 mod tests;
 
-pub use context::{Gpu, NoGpu};
+pub use context::{Gpu, Kernels, NoGpu};
+pub use crop::{Cropper, Nv12Clip};
 pub use error::GpuError;
 pub use kernels::{DType, Launch};
+pub use nvjpeg::{JpegDecoder, JpegPlanes, JpegRequest, JpegService};
 pub use pinned::{PinnedMemory, host_memory};
 pub use plan::{Input, StagePlan};
 pub use stage::{DeviceStage, DeviceTensor, DeviceTensors};

@@ -150,7 +150,7 @@ impl Nvrtc {
 }
 
 /// Folders of an installed toolkit.
-fn toolkit_folders() -> Vec<PathBuf> {
+pub(crate) fn toolkit_folders() -> Vec<PathBuf> {
     let named = ["CUDA_PATH", "CUDA_HOME"].into_iter().filter_map(std::env::var_os);
     let roots = named.map(PathBuf::from).chain([PathBuf::from("/usr/local/cuda")]);
     roots.flat_map(|root| TOOLKIT_FOLDERS.map(|folder| root.join(folder))).collect()

@@ -12,6 +12,7 @@ use tubelet_formats::ShardReader;
 
 use crate::buckets::{BucketReport, Buckets};
 use crate::error::LoaderError;
+use crate::maker::{HostMakers, RowMakers};
 use crate::order::Cursor;
 use crate::schedule::{Order, Planned, Schedule, samples_per_batch};
 use crate::slot::{Batch, Filling, SlotMemory, SlotRows};
@@ -71,6 +72,7 @@ impl Default for LoaderConfig {
 /// A loader that has its memory and has checked its settings, but started no thread.
 pub struct Loader {
     shared: Arc<Shared>,
+    makers: Arc<dyn RowMakers>,
     config: LoaderConfig,
     schedule: Schedule,
     layout: Arc<BatchLayout>,
@@ -107,7 +109,19 @@ impl Loader {
             on_error: config.on_error,
             counters: Counters::default(),
         };
-        Ok(Self { shared: Arc::new(shared), config, schedule, layout, slots })
+        let (shared, makers) = (Arc::new(shared), HostMakers::shared());
+        Ok(Self { shared, makers, config, schedule, layout, slots })
+    }
+
+    /// The same loader, whose rows are made by `makers` instead of on the host.
+    ///
+    /// # Errors
+    /// When they refuse the data or the recipe.
+    pub fn with_makers(mut self, makers: Arc<dyn RowMakers>) -> Result<Self, LoaderError> {
+        let (shards, recipe) = (self.shared.shards.as_ref(), self.shared.recipe.as_ref());
+        makers.prepare(shards, recipe, self.config.workers).map_err(LoaderError::Config)?;
+        self.makers = makers;
+        Ok(self)
     }
 
     /// The bytes of the first batch of this process; of every batch where the recipe has
@@ -150,7 +164,8 @@ impl Loader {
         let mut threads = Vec::new();
         for n in 0..config.workers {
             let (shared, tickets) = (Arc::clone(&self.shared), ticket_rx.clone());
-            let work = move || worker::run(&shared, &tickets);
+            let makers = Arc::clone(&self.makers);
+            let work = move || worker::run(&shared, makers.as_ref(), &tickets);
             threads.push(spawn(&format!("tubelet-worker-{n}"), work)?);
         }
         let dispatcher = Dispatcher {

@@ -5,12 +5,13 @@
 //! GPU; the memory its batches live in comes from a [`HostMemory`].
 //!
 //! One sample's way: [`order`] says which sample comes when, the dispatcher reserves its rows in a
-//! free slot ([`slot`]), a worker (`worker`) reads, plans, decodes, renders and commits, and
-//! [`batches`] hands out full slots in order. [`stats`] times every stage and every queue.
+//! free slot ([`slot`]), a worker (`worker`) reads, plans, has its rows made ([`maker`]: decode, render)
+//! and commits, and [`batches`] hands out full slots in order. [`stats`] times every stage and every queue.
 
 pub mod batches;
 pub mod buckets;
 pub mod error;
+pub mod maker;
 pub mod order;
 pub mod schedule;
 pub mod slot;
@@ -20,6 +21,7 @@ mod worker;
 pub use batches::{Batches, Loader, LoaderConfig, OnError};
 pub use buckets::BucketReport;
 pub use error::{LoaderError, SampleError, SampleErrorKind};
+pub use maker::{HostMakers, Planned, RowMaker, RowMakers, Rows};
 pub use order::Cursor;
 pub use schedule::Order;
 pub use slot::Batch;

@@ -9,6 +9,7 @@ use crossbeam_channel::Sender;
 use tubelet_core::{BatchKey, BatchLayout, BatchRef, HostBuf, RowMut};
 
 use crate::error::LoaderError;
+use crate::maker::Rows;
 use crate::order::Cursor;
 
 /// Memory of one batch, reused for ever.
@@ -78,6 +79,12 @@ impl SlotRows {
     /// The rows cannot be written.
     pub(crate) fn fail(mut self, error: LoaderError) {
         self.failure = Some(error);
+    }
+}
+
+impl Rows for SlotRows {
+    fn row(&mut self, n: usize) -> RowMut<'_> {
+        SlotRows::row(self, n)
     }
 }
 

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crossbeam_channel::Receiver;
-use tubelet_augment::plan::{SamplePlan, Scratch, union_of_frames, union_of_regions};
-use tubelet_augment::{Pixels, Recipe, Stage};
+use tubelet_augment::plan::{SamplePlan, union_of_frames, union_of_regions};
+use tubelet_augment::{Recipe, Stage};
 use tubelet_core::layout::NO_LABEL;
-use tubelet_core::{Clip, MediaInfo, SampleId, SampleKey, Size};
+use tubelet_core::{MediaInfo, SampleId, SampleKey, Size};
 use tubelet_formats::transcode::level_size;
-use tubelet_formats::{DecodeError, Decoder, FrameRequest, MediaKind};
-use tubelet_formats::{Record, ShardReader, decoder};
+use tubelet_formats::{DecodeError, MediaKind, Record, ShardReader};
 
 use crate::batches::OnError;
 use crate::buckets::Buckets;
 use crate::error::{LoaderError, SampleError, SampleErrorKind};
+use crate::maker::{Planned, RowMaker, RowMakers};
 use crate::order::substitute;
 use crate::slot::SlotRows;
 use crate::stats::{Counters, Timer};
@@ -72,23 +72,21 @@ const MIN_SEEN_FOR_LIMIT: u64 = 64;
 /// A worker's own buffers.
 struct Worker<'a> {
     shared: &'a Shared,
-    decoder: Box<dyn Decoder>,
+    makers: &'a dyn RowMakers,
+    maker: Box<dyn RowMaker>,
     bytes: Vec<u8>,
     level: Vec<u8>,
-    clip: Clip,
-    scratch: Scratch,
     plans: Vec<SamplePlan>,
 }
 
 /// Works through `tickets` until the dispatcher hangs up.
-pub(crate) fn run(shared: &Shared, tickets: &Receiver<Ticket>) {
+pub(crate) fn run(shared: &Shared, makers: &dyn RowMakers, tickets: &Receiver<Ticket>) {
     let mut worker = Worker {
         shared,
-        decoder: decoder(),
+        makers,
+        maker: makers.maker(),
         bytes: Vec::new(),
         level: Vec::new(),
-        clip: Clip::new(),
-        scratch: Scratch::default(),
         plans: Vec::new(),
     };
     while let Ok(ticket) = shared.counters.time(Timer::WorkerIdle, || tickets.recv()) {
@@ -156,7 +154,7 @@ impl Worker<'_> {
         let record = self.shared.shards.record(sample as usize);
         let turn = AssertUnwindSafe(|| self.turn(recipe, &record, (epoch, attempt), rows));
         let result = catch_unwind(turn).unwrap_or_else(|panic| {
-            self.decoder = decoder();
+            self.maker = self.makers.maker();
             Err(SampleErrorKind::Panic(panic_text(panic.as_ref())))
         });
         let sample = SampleId(sample);
@@ -177,7 +175,7 @@ impl Worker<'_> {
         let mut info = match &record.info {
             Some(info) => info.as_ref(),
             None => {
-                probed = counters.time(Timer::Probe, || self.decoder.probe(bytes))?;
+                probed = counters.time(Timer::Probe, || self.maker.probe(bytes))?;
                 &probed
             }
         };
@@ -194,7 +192,7 @@ impl Worker<'_> {
             && let Some(small) =
                 counters.time(Timer::Read, || shards.read_level(record, side, &mut self.level))?
         {
-            level = self.decoder.probe(small)?;
+            level = self.maker.probe(small)?;
             if level.size != size {
                 let what = format!("its level {side} has {} pixels, not {size}", level.size);
                 return Err(DecodeError::Damaged(what).into());
@@ -203,27 +201,22 @@ impl Worker<'_> {
             counters.levels.fetch_add(1, Ordering::Relaxed);
         }
         let (frames, region) = (union_of_frames(&self.plans), union_of_regions(&self.plans));
-        let planes = recipe.pixels() == Pixels::Fast;
-        let want = FrameRequest { frames, region, planes };
+        let (encoded, plans) = (bytes, self.plans.as_slice());
+        let sample = Planned { encoded, info, plans, frames: &frames, region };
 
-        let before = self.decoder.frames_decoded();
-        counters.time(Timer::Decode, || self.decoder.decode(bytes, info, &want, &mut self.clip))?;
-        let decoded = self.decoder.frames_decoded() - before;
+        let maker = &mut self.maker;
+        let before = maker.frames_decoded();
+        counters.time(Timer::Decode, || maker.decode(recipe, &sample))?;
+        let decoded = maker.frames_decoded() - before;
 
-        counters.time(Timer::Render, || -> Result<(), SampleErrorKind> {
-            for (n, plan) in self.plans.iter().enumerate() {
-                let mut row = rows.row(n);
-                recipe
-                    .render(plan, &self.clip, &mut self.scratch, &mut row)
-                    .map_err(SampleErrorKind::Frame)?;
-                row.set_facts(record.label.unwrap_or(NO_LABEL), record.id.0);
-            }
-            Ok(())
-        })?;
+        counters.time(Timer::Render, || maker.render(recipe, &sample, rows))?;
+        for n in 0..rows.count() {
+            rows.row(n).set_facts(record.label.unwrap_or(NO_LABEL), record.id.0);
+        }
 
         counters.samples.fetch_add(1, Ordering::Relaxed);
         counters.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        counters.wanted.fetch_add(want.frames.len() as u64, Ordering::Relaxed);
+        counters.wanted.fetch_add(frames.len() as u64, Ordering::Relaxed);
         counters.frames.fetch_add(decoded, Ordering::Relaxed);
         Ok(())
     }

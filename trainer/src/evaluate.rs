@@ -11,7 +11,7 @@ use tubelet_augment::{RecipeFile, Stage};
 use tubelet_core::Heap;
 use tubelet_core::layout::NO_LABEL;
 use tubelet_formats::{OpenOptions, open};
-use tubelet_loader::{Cursor, Loader, LoaderConfig, LoaderError, Order};
+use tubelet_loader::{Cursor, Loader, LoaderConfig, LoaderError, Order, RowMakers};
 
 use crate::checkpoint;
 use crate::config::{ModelConfig, TrainConfig};
@@ -37,7 +37,7 @@ pub struct Accuracy {
     pub top5: f64,
 }
 
-/// Evaluates the newest checkpoint of `run` on `data`.
+/// Evaluates the newest checkpoint of `run` on `data`, whose rows `makers` make in `workers` threads.
 ///
 /// # Errors
 /// When there is no fine-tuned checkpoint or the data cannot be used.
@@ -46,6 +46,7 @@ pub fn evaluate(
     data: &Path,
     options: &OpenOptions,
     workers: usize,
+    makers: &Arc<dyn RowMakers>,
 ) -> Result<Accuracy, TrainError> {
     type B = burn::backend::Flex;
     let missing = || TrainError::checkpoint(run, "no checkpoint in this folder");
@@ -62,7 +63,7 @@ pub fn evaluate(
     let averaged = averages(&rest);
     let weights = if averaged.is_empty() { weights } else { averaged };
     let params = Params::<B>::new(&model.specs(), &weights, &Default::default())?;
-    evaluate_params(&file, &model, &params, data, options, &state.classes, workers)
+    evaluate_params(&file, &model, &params, data, options, &state.classes, workers, makers)
 }
 
 /// Evaluates `params` on the data at `path`; softmax of each view, averaged over a sample's views.
@@ -74,6 +75,7 @@ pub(crate) fn evaluate_params<B: Backend>(
     options: &OpenOptions,
     classes: &[String],
     workers: usize,
+    makers: &Arc<dyn RowMakers>,
 ) -> Result<Accuracy, TrainError> {
     let data = |what: String| TrainError::file(path, TrainErrorKind::Data(what));
     let recipe = file.stage(Stage::Eval).map_err(|e| TrainError::recipe("eval", e.to_string()))?;
@@ -88,6 +90,7 @@ pub(crate) fn evaluate_params<B: Backend>(
     }
     let config = LoaderConfig { workers, order: Order::Sequential, ..LoaderConfig::default() };
     let batches = Loader::new(shards, Arc::clone(&recipe), &Heap, config)
+        .and_then(|loader| loader.with_makers(Arc::clone(makers)))
         .and_then(|loader| loader.batches(Cursor::default()))
         .map_err(|e: LoaderError| data(e.to_string()))?;
     let mut feed = Feed::new(batches, &recipe, false)?;

@@ -202,8 +202,10 @@ impl Keeper<'_> {
         let options = &self.all.run;
         let params =
             learner.ema.as_ref().map_or_else(|| learner.params.inner(), |e| e.params.clone());
-        let (recipe, workers) = (&options.recipe, options.workers);
-        evaluate_params(recipe, self.model, &params, path, open, self.classes, workers).map(Some)
+        let RunOptions { recipe, workers, makers, .. } = options;
+        let classes = self.classes;
+        evaluate_params(recipe, self.model, &params, path, open, classes, *workers, makers)
+            .map(Some)
     }
 }
 

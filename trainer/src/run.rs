@@ -13,7 +13,7 @@ use serde::Serialize;
 use tubelet_augment::{HostTensors, Recipe, RecipeFile};
 use tubelet_core::{Heap, HostMemory};
 use tubelet_formats::{OpenOptions, ShardReader, open};
-use tubelet_loader::{Batches, Cursor, Loader, LoaderConfig, LoaderError, Order, Stats};
+use tubelet_loader::{Batches, Cursor, Loader, LoaderConfig, LoaderError, Order, RowMakers, Stats};
 
 use crate::config::TrainConfig;
 use crate::ema::Ema;
@@ -41,6 +41,8 @@ pub struct RunOptions {
     pub seed: u64,
     /// Worker threads of the loader.
     pub workers: usize,
+    /// What makes the loader's rows: [`tubelet_loader::HostMakers`], or on a device.
+    pub makers: Arc<dyn RowMakers>,
     /// Stop after this many steps (of the whole run), although the schedule goes on.
     pub max_steps: Option<u64>,
     /// Steps between checkpoints; 0 for one at each epoch's end.
@@ -151,6 +153,7 @@ pub(crate) fn start_loader(
     };
     let loader =
         Loader::new(Arc::clone(&shards), Arc::clone(recipe), &*options.device.slots(), config)
+            .and_then(|loader| loader.with_makers(Arc::clone(&options.makers)))
             .map_err(data)?;
     let per_epoch = loader.batches_per_epoch();
     Ok((shards, loader.batches(from).map_err(data)?, per_epoch))

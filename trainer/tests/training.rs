@@ -252,6 +252,7 @@ fn options(folder: &Path, run: &str) -> RunOptions {
         resume: false,
         seed: 11,
         workers: 2,
+        makers: tubelet_loader::HostMakers::shared(),
         max_steps: None,
         checkpoint_every: 0,
         device: Device::Cpu,

@@ -86,9 +86,62 @@ fn sinc(x: f64) -> f64 {
 }
 
 /// Fractional bits of Pillow's 8-bit coefficients.
-const PRECISION: u32 = 22;
+pub const PRECISION: u32 = 22;
 /// Half a grey level in that precision.
 const HALF: i32 = 1 << (PRECISION - 1);
+
+/// A coefficient in 1/2^[`PRECISION`], rounded as Pillow does.
+fn fixed(weight: f64) -> i32 {
+    let w = weight * f64::from(1u32 << PRECISION);
+    if w < 0.0 { (w - 0.5) as i32 } else { (w + 0.5) as i32 }
+}
+
+/// Coefficients of one axis as [`Resampler`] uses them, in 1/2^[`PRECISION`], for who resizes
+/// elsewhere: a pass rounds its sums to 8 bits and clamps them, columns come before rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PillowAxis {
+    /// First sample of each output position, of those of the region.
+    pub first: Vec<u32>,
+    /// Coefficients of each output position.
+    pub count: Vec<u32>,
+    /// Room for coefficients a position; what is too many is 0.
+    pub per: usize,
+    /// `[positions, per]`.
+    pub weights: Vec<i32>,
+}
+
+impl PillowAxis {
+    /// `from` → `to` samples, of which `count` from `start` on are put out, in reverse order where
+    /// `reversed` says so.
+    pub fn new(
+        (from, to): (u32, u32),
+        filter: Filter,
+        (start, count): (u32, u32),
+        reversed: bool,
+    ) -> Self {
+        let mut axis = Self { per: 1, ..Self::default() };
+        // Pillow skips a pass that would not change the size.
+        if from != to {
+            axis.per = filter.reach(from, to).0.ceil() as usize * 2 + 1;
+        }
+        let mut real = Vec::with_capacity(axis.per);
+        for n in 0..count {
+            let at = start + if reversed { count - 1 - n } else { n };
+            let first = if from == to {
+                real.clear();
+                real.push(1.0);
+                at
+            } else {
+                pillow_weights(from, to, filter, at, &mut real)
+            };
+            axis.first.push(first);
+            axis.count.push(real.len() as u32);
+            axis.weights.extend(real.iter().map(|w| fixed(*w)));
+            axis.weights.resize(axis.first.len() * axis.per, 0);
+        }
+        axis
+    }
+}
 
 /// One axis: for each output position the first input position and its coefficients.
 #[derive(Clone, Debug, Default)]
@@ -120,13 +173,9 @@ impl Axis {
         let mut real = Vec::with_capacity(self.taps);
         for at in 0..to {
             let first = pillow_weights(from, to, filter, at, &mut real);
-            let fixed = real.iter().map(|w| {
-                let w = w * f64::from(1u32 << PRECISION);
-                if w < 0.0 { (w - 0.5) as i32 } else { (w + 0.5) as i32 }
-            });
             self.first.push(first);
             self.count.push(real.len() as u32);
-            self.weights.extend(fixed);
+            self.weights.extend(real.iter().map(|w| fixed(*w)));
             self.weights.resize(self.first.len() * self.taps, 0);
         }
         true

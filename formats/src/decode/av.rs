@@ -277,12 +277,24 @@ impl<'a> Input<'a> {
 
     /// The stream's decoder, single threaded; `reorder` overrides the reorder depth where known.
     pub(crate) fn codec(&self, reorder: Option<usize>) -> Result<Codec, DecodeError> {
+        // SAFETY: parameters are valid; the table's decoders are static.
+        let found = unsafe { c::avcodec_find_decoder((*self.parameters()).codec_id) };
+        self.open_codec(found, reorder, |_| {})
+    }
+
+    /// The decoder `found`, one of FFmpeg's table for this stream or null, single threaded;
+    /// `prepare` sets what is special about it.
+    pub(super) fn open_codec(
+        &self,
+        found: *const c::AVCodec,
+        reorder: Option<usize>,
+        prepare: impl FnOnce(&mut c::AVCodecContext),
+    ) -> Result<Codec, DecodeError> {
+        if found.is_null() {
+            return Err(DecodeError::Unknown(format!("no decoder for {}", self.codec_name())));
+        }
         // SAFETY: parameters are valid; the context is freed by `Drop`.
         unsafe {
-            let found = c::avcodec_find_decoder((*self.parameters()).codec_id);
-            if found.is_null() {
-                return Err(DecodeError::Unknown(format!("no decoder for {}", self.codec_name())));
-            }
             let codec = Codec(c::avcodec_alloc_context3(found));
             if codec.0.is_null() {
                 return Err(DecodeError::Damaged("out of memory".to_owned()));
@@ -293,6 +305,7 @@ impl<'a> Input<'a> {
             if let Some(depth) = reorder {
                 (*codec.0).has_b_frames = (*codec.0).has_b_frames.max(depth as c_int);
             }
+            prepare(&mut *codec.0);
             check(c::avcodec_open2(codec.0, found, ptr::null_mut()))?;
             Ok(codec)
         }

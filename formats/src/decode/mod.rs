@@ -5,12 +5,15 @@
 //! | [`jpeg`] | JPEG, by libjpeg-turbo, bit for bit as Pillow does |
 //! | [`image`] | PNG, WebP, BMP, GIF's first frame |
 //! | [`video`] | any container and codec FFmpeg knows |
+//! | [`hw`] | videos by NVDEC, frames staying on the device |
 //! | `packed` | folders of pictures, packed as an AVI |
 //!
 //! Names are never trusted: a PNG called `.JPEG` is a PNG, a text file called `.jpg` is an error.
 
 #[cfg(feature = "video")]
 pub(crate) mod av;
+#[cfg(feature = "video")]
+pub mod hw;
 pub mod image;
 pub mod jpeg;
 #[cfg(feature = "video")]

@@ -23,7 +23,7 @@ use crate::record::FrameRequest;
 const MAX_REORDER: usize = 32;
 
 /// Idle codecs that are kept for the next stream of the same set-up.
-const MAX_IDLE: usize = 4;
+pub(super) const MAX_IDLE: usize = 4;
 
 /// Decodes videos; keeps its converter and some codecs with their frame buffers from call to call.
 pub struct VideoDecoder {
@@ -372,27 +372,27 @@ pub(crate) fn each_shown(encoded: &[u8], visit: &mut Visit<'_>) -> Result<u32, D
 }
 
 /// A wanted frame: its time, and its place in the clip.
-struct Wanted {
-    pts: i64,
-    slot: usize,
+pub(super) struct Wanted {
+    pub(super) pts: i64,
+    pub(super) slot: usize,
 }
 
 /// Frames to be decoded from one start.
-struct Segment {
+pub(super) struct Segment {
     start: usize,
-    wanted: Vec<Wanted>,
+    pub(super) wanted: Vec<Wanted>,
     /// The packets that takes, in decode order.
-    packets: Vec<usize>,
+    pub(super) packets: Vec<usize>,
 }
 
 /// The packets of a stream and, where they number the frames, their sorted times.
-struct Scan {
-    packets: Vec<Packet>,
+pub(super) struct Scan {
+    pub(super) packets: Vec<Packet>,
     times: Option<Vec<i64>>,
 }
 
 impl Scan {
-    fn new(input: &mut Input<'_>) -> Self {
+    pub(super) fn new(input: &mut Input<'_>) -> Self {
         let packets = input.packets();
         let times: Option<Vec<i64>> =
             packets.iter().filter(|p| !p.is_hidden()).map(Packet::pts).collect();
@@ -413,7 +413,7 @@ impl Scan {
 
     /// Groups `frames` by the packet to start at; `None` where the stream must be decoded from
     /// the beginning.
-    fn plan(&self, input: &Input<'_>, frames: &[u32]) -> Option<Vec<Segment>> {
+    pub(super) fn plan(&self, input: &Input<'_>, frames: &[u32]) -> Option<Vec<Segment>> {
         let times = self.times.as_ref()?;
         let starts = self.starts(input)?;
         let mut segments: Vec<Segment> = Vec::new();
@@ -485,7 +485,7 @@ impl Scan {
 
     /// Most frames that come earlier in the file and are shown later, for H.264, whose decoder
     /// otherwise learns it by dropping frames.
-    fn reorder_depth(&self, input: &Input<'_>) -> Option<usize> {
+    pub(super) fn reorder_depth(&self, input: &Input<'_>) -> Option<usize> {
         if input.codec_name() != "h264" {
             return None;
         }
@@ -498,7 +498,7 @@ impl Scan {
 }
 
 /// Sends packets and visits frames in presentation order until `visit` says `false`.
-fn each_frame<'a>(
+pub(super) fn each_frame<'a>(
     codec: &mut Codec,
     packets: impl Iterator<Item = &'a Packet>,
     mut visit: impl FnMut(&Frame) -> Result<bool, DecodeError>,

@@ -5,6 +5,7 @@
 //! kernel are one struct, the same here and in the `.cu` file of the same name.
 
 mod color;
+mod crop_resize;
 mod erase;
 mod hog;
 mod indices;
@@ -17,6 +18,7 @@ use bytemuck::{NoUninit, Pod, Zeroable};
 use tubelet_core::{PatchSize, Size};
 
 pub use color::{Change, ColorRow, color};
+pub use crop_resize::{CropBatch, Geometry, PlaneLayout};
 pub use erase::{Boxes, erase};
 pub use hog::hog;
 pub use indices::{IndexLists, flags, indices};
@@ -102,11 +104,13 @@ pub enum Program {
     Erase,
     /// Colour jitter.
     Color,
+    /// Decoded frames to pixels.
+    CropResize,
 }
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Normalize,
         Self::Indices,
         Self::PatchNorm,
@@ -115,6 +119,7 @@ impl Program {
         Self::Mix,
         Self::Erase,
         Self::Color,
+        Self::CropResize,
     ];
 
     /// Name of its file, without the ending.
@@ -128,6 +133,7 @@ impl Program {
             Self::Mix => "mix",
             Self::Erase => "erase",
             Self::Color => "color",
+            Self::CropResize => "crop_resize",
         }
     }
 
@@ -142,6 +148,7 @@ impl Program {
             Self::Mix => include_str!("mix.cu"),
             Self::Erase => include_str!("erase.cu"),
             Self::Color => include_str!("color.cu"),
+            Self::CropResize => include_str!("crop_resize.cu"),
         }
     }
 
@@ -163,6 +170,7 @@ impl Program {
             Self::Mix => &["mix_f32", "mix_bf16", "mix_f16"],
             Self::Erase => &["erase_f32", "erase_bf16", "erase_f16"],
             Self::Color => &["color_f32", "color_bf16", "color_f16"],
+            Self::CropResize => &["crop_resize"],
         }
     }
 }

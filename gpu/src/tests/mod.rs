@@ -4,11 +4,16 @@
 //! With `TUBELET_REQUIRE_GPU=1` a missing GPU is a failure.
 
 mod compile;
+#[cfg(host_kernels)]
+mod crop;
+mod crop_resize;
 mod data;
 mod device;
 mod floats;
 mod hog;
 mod normalize;
+#[cfg(host_kernels)]
+mod nvjpeg;
 mod patch_norm;
 mod picture;
 mod plan;

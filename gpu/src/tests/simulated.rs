@@ -5,6 +5,9 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+/// Set where the simulation runs.
+pub(super) const SIMULATED: &str = "TUBELET_SIMULATED";
+
 /// Builds the simulation in `folder` under the names of the driver and of NVRTC.
 fn build(folder: &Path) {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/kernels/host");
@@ -15,7 +18,9 @@ fn build(folder: &Path) {
     command.arg(sources.join("driver.cpp")).arg(sources.join("host.cpp")).arg("-o").arg(&driver);
     let output = command.output().expect("a C++ compiler");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    std::fs::copy(&driver, folder.join("libnvrtc.so.12")).expect("a copy");
+    for name in ["libnvrtc.so.12", "libnvjpeg.so.12"] {
+        std::fs::copy(&driver, folder.join(name)).expect("a copy");
+    }
 }
 
 /// Runs the tests whose name has `filter` with the simulation in `folder`; the call `failure` fails.
@@ -24,6 +29,7 @@ fn run(folder: &Path, filter: &str, failure: &str) -> Output {
     let mut command = Command::new(program);
     command.args([filter, "--nocapture", "--test-threads", "1"]);
     command.env("LD_LIBRARY_PATH", folder);
+    command.env("TUBELET_NVJPEG", folder).env(SIMULATED, "1");
     command.env("TUBELET_NVRTC", folder).env("TUBELET_KERNEL_CACHE", folder.join("cache"));
     command.env("TUBELET_REQUIRE_GPU", "1").env("TUBELET_SIMULATED_FAILURE", failure);
     command.output().expect("runs")
@@ -50,6 +56,13 @@ fn the_stage_keeps_its_order_on_streams_that_dawdle() {
     // Kernels come from the disk in the second run and the third.
     let kept = std::fs::read_dir(folder.path().join("cache")).expect("a cache").count();
     assert_eq!(kept, crate::kernels::Program::ALL.len());
+    // JPEG files by the engines and without them, and when the engines fail.
+    for failure in ["", "nvjpegHardware", "nvjpegDecodeBatchedEx"] {
+        expect_passed(&run(folder.path(), "tests::nvjpeg", failure), 1);
+    }
+    // Frames that are kept, cut, and copied back.
+    expect_passed(&run(folder.path(), "tests::crop::", ""), 1);
+    expect_passed(&run(folder.path(), "tests::crop::", "cuLaunchKernel"), 1);
     // A kernel of each kind through `Kernels::run`.
     expect_passed(&run(folder.path(), "flat_", ""), 2);
     expect_failures(folder.path());

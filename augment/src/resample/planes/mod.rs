@@ -11,17 +11,19 @@ mod avx2;
 mod plain;
 mod taps;
 
-use tubelet_core::{Chroma, Clip, PixelForm, Rect, Size, YuvMatrix};
+use std::ops::Range;
+
+use tubelet_core::{Chroma, Clip, PixelForm, Rect, Size, Yuv, YuvMatrix};
 
 use self::taps::{Real, Resized, Taps, Upsampled};
 use super::Filter;
 
 /// Fractional bits of coefficients.
-const WEIGHT_BITS: u32 = 14;
+pub const WEIGHT_BITS: u32 = 14;
 /// Fractional bits of samples between the passes.
-const SAMPLE_BITS: u32 = 6;
+pub const SAMPLE_BITS: u32 = 6;
 /// Fractional bits of the colour matrix.
-const MATRIX_BITS: u32 = 13;
+pub const MATRIX_BITS: u32 = 13;
 /// Output columns are made in steps of so many.
 const STEP: usize = 16;
 
@@ -47,6 +49,43 @@ pub struct Cut {
     pub kernel: Kernel,
     /// Mirrored left to right.
     pub flip: bool,
+}
+
+/// Planes of a frame, wherever they are: what of them is held, and how they are coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Size of the whole frame.
+    pub size: Size,
+    /// The part of luma that is held, in pixels of the whole frame.
+    pub region: Rect,
+    /// The part of chroma that is held, in samples of the whole plane.
+    pub chroma: Rect,
+    /// How they are coded.
+    pub yuv: Yuv,
+}
+
+impl Held {
+    /// Whether every sample is held that the pixels `region` are made of.
+    pub fn suffices(&self, region: Rect) -> bool {
+        let chroma = self.yuv.chroma.region(self.size, region);
+        self.region.holds(region)
+            && (self.yuv.chroma == Chroma::Absent || self.chroma.holds(chroma))
+    }
+}
+
+/// Coefficients of one axis of one plane, in 1/2^[`WEIGHT_BITS`], for who resizes elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coefficients<'a> {
+    /// Samples that are looked at, of those held.
+    pub range: Range<usize>,
+    /// First sample of each output position, from the range's start on.
+    pub first: &'a [u32],
+    /// Coefficients of each output position.
+    pub count: &'a [u32],
+    /// Room for coefficients a position, even; what is too many is 0.
+    pub per: usize,
+    /// `[positions, per]`, and perhaps more.
+    pub weights: &'a [i16],
 }
 
 /// Resizes planes with kept tables and buffers: after the first frame of a geometry nothing is
@@ -105,10 +144,11 @@ impl PlaneResampler {
     /// the resized region, or `out` has another length.
     pub fn resize(&mut self, clip: &Clip, n: usize, cut: &Cut, out: &mut [u8]) {
         let PixelForm::Yuv(yuv) = clip.form() else { panic!("a clip of packed RGB") };
-        let Cut { region, resized, window, .. } = *cut;
-        assert!(clip.region().holds(region), "{region:?} of {:?}", clip.region());
+        let Cut { region: wanted, resized, window, .. } = *cut;
+        assert!(clip.region().holds(wanted), "{wanted:?} of {:?}", clip.region());
         assert!(window.fits(resized) && out.len() == window.size().area() * 3, "{window:?}");
-        self.prepare(clip, cut);
+        let (size, region, chroma) = (clip.size(), clip.region(), clip.chroma_region());
+        self.prepare(&Held { size, region, chroma, yuv }, cut);
         let planes = clip.planes(n);
         let columns = |held: Rect| held.width as usize;
         let (luma, chroma) = (columns(clip.region()), columns(clip.chroma_region()));
@@ -131,6 +171,24 @@ impl PlaneResampler {
             }
             self.pixels(&colors, out);
         }
+    }
+
+    /// The tables of a resize, `[luma, chroma][columns, rows]`, chroma where there is any. A row of a
+    /// plane is made in two passes: over the row's lines, every product rounded to [`SAMPLE_BITS`];
+    /// then over the columns of that, rounded and clamped to 16 bits.
+    ///
+    /// # Panics
+    /// When `held` lacks what `cut` looks at, or the window does not lie inside the resized region.
+    pub fn coefficients(&mut self, held: &Held, cut: &Cut) -> [Option<[Coefficients<'_>; 2]>; 2] {
+        assert!(held.suffices(cut.region), "{:?} of {held:?}", cut.region);
+        assert!(cut.window.fits(cut.resized), "{:?}", cut.window);
+        self.prepare(held, cut);
+        let [luma, chroma] = &self.taps;
+        let has_chroma = held.yuv.chroma != Chroma::Absent;
+        [
+            Some(luma.each_ref().map(Taps::public)),
+            has_chroma.then(|| chroma.each_ref().map(Taps::public)),
+        ]
     }
 
     /// Row `y` of plane `n`, resized.
@@ -169,10 +227,9 @@ impl PlaneResampler {
     }
 
     /// Coefficients of both axes of luma and chroma.
-    fn prepare(&mut self, clip: &Clip, cut: &Cut) {
-        let PixelForm::Yuv(yuv) = clip.form() else { return };
-        let (held, chroma) = (clip.region(), clip.chroma_region());
-        let plane = yuv.chroma.size(clip.size());
+    fn prepare(&mut self, held: &Held, cut: &Cut) {
+        let Held { size, region: held, chroma, yuv } = *held;
+        let plane = yuv.chroma.size(size);
         let [half_columns, half_rows] = yuv.chroma.halved();
         let (region, resized, window) = (cut.region, cut.resized, cut.window);
         let axis = |from, length, to, window, reversed| {
@@ -206,13 +263,18 @@ impl PlaneResampler {
 
 impl Colors {
     fn new(matrix: YuvMatrix) -> Self {
-        let black = i32::from(matrix.black) << SAMPLE_BITS;
-        let offset = matrix.bias.map(|bias| {
-            let half = 1 << (MATRIX_BITS + SAMPLE_BITS - 1);
-            half - black * i32::from(matrix.luma) + (i32::from(bias) << MATRIX_BITS)
-        });
-        Self { matrix, offset }
+        Self { matrix, offset: color_offsets(&matrix) }
     }
+}
+
+/// What is added to the products of red, green and blue before [`MATRIX_BITS`] + [`SAMPLE_BITS`] are
+/// cut off: black level, bias and half a level.
+pub fn color_offsets(matrix: &YuvMatrix) -> [i32; 3] {
+    let black = i32::from(matrix.black) << SAMPLE_BITS;
+    matrix.bias.map(|bias| {
+        let half = 1 << (MATRIX_BITS + SAMPLE_BITS - 1);
+        half - black * i32::from(matrix.luma) + (i32::from(bias) << MATRIX_BITS)
+    })
 }
 
 #[cfg(test)]

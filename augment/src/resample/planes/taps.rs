@@ -5,7 +5,7 @@ use std::ops::Range;
 use tubelet_core::Upsampling;
 
 use super::super::pillow_weights;
-use super::{Kernel, STEP, WEIGHT_BITS};
+use super::{Coefficients, Kernel, STEP, WEIGHT_BITS};
 
 /// One axis of a resize.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +149,12 @@ impl Taps {
         self.range = start as usize..ends.max().unwrap_or(start) as usize;
         self.first.iter_mut().for_each(|first| *first -= start);
         self.first.resize(positions, 0);
+    }
+
+    /// All of it.
+    pub(super) fn public(&self) -> Coefficients<'_> {
+        let (range, first) = (self.range.clone(), &self.first[..self.count.len()]);
+        Coefficients { range, first, count: &self.count, per: self.per, weights: &self.weights }
     }
 
     /// The samples that are looked at, of those held.

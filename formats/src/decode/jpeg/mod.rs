@@ -67,6 +67,19 @@ mod backend {
             Ok(MediaInfo::picture(size, "mjpeg"))
         }
 
+        /// Size and form of the planes of a whole file, by its header; `None` where its planes are
+        /// none that [`Self::decode_planes`] delivers.
+        ///
+        /// # Errors
+        /// When the header is damaged or the file ends early.
+        pub fn form(&mut self, encoded: &[u8]) -> Result<Option<(Size, Yuv)>, DecodeError> {
+            if !super::has_end(encoded) {
+                return Err(truncated());
+            }
+            let (header, size) = self.header(encoded)?;
+            Ok(header.chroma.map(|chroma| (size, super::yuv(chroma, size))))
+        }
+
         /// Decodes the picture into `clip` as its only frame: at least `region`, or all of it. The
         /// pixels are those of a whole decode; damage below the region is not noticed.
         ///
@@ -311,6 +324,14 @@ mod backend {
         pub fn probe(&mut self, encoded: &[u8]) -> Result<MediaInfo, DecodeError> {
             let (width, height) = open(encoded)?.dimensions();
             Ok(MediaInfo::picture(check_size(width as usize, height as usize)?, "mjpeg"))
+        }
+
+        /// The form of the planes: this decoder has none.
+        ///
+        /// # Errors
+        /// Never.
+        pub fn form(&mut self, _: &[u8]) -> Result<Option<(Size, Yuv)>, DecodeError> {
+            Ok(None)
         }
 
         /// Decodes the picture into `clip` as its only frame, whatever the region.

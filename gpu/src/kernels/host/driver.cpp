@@ -259,6 +259,32 @@ int cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void* stream) {
     return SUCCESS;
 }
 
+// `CUDA_MEMCPY2D`, of which only copies from device to device are done.
+struct Copy2D {
+    size_t from_x, from_y;
+    int from_type;
+    const void* from_host;
+    Address from;
+    void* from_array;
+    size_t from_pitch, to_x, to_y;
+    int to_type;
+    void* to_host;
+    Address to;
+    void* to_array;
+    size_t to_pitch, width, height;
+};
+int cuMemcpy2DAsync_v2(const Copy2D* copy, void* stream) {
+    if (copy->from_type != 2 || copy->to_type != 2) return INVALID;
+    if (copy->from_x || copy->from_y || copy->to_x || copy->to_y) return INVALID;
+    static_cast<Stream*>(stream)->push([c = *copy] {
+        for (size_t y = 0; y < c.height; y++) {
+            memcpy(reinterpret_cast<char*>(c.to) + y * c.to_pitch,
+                   reinterpret_cast<const char*>(c.from) + y * c.from_pitch, c.width);
+        }
+    });
+    return SUCCESS;
+}
+
 int cuModuleLoadData(void** module, const void* code) {
     *module = const_cast<void*>(code);
     return memcmp(code, "\x7f" "ELF", 4) == 0 ? SUCCESS : INVALID;
@@ -324,6 +350,142 @@ int nvrtcGetCUBINSize(void*, size_t* bytes) {
 }
 int nvrtcGetCUBIN(void*, char* code) {
     memcpy(code, "\x7f" "ELF", 4);
+    return SUCCESS;
+}
+
+// A JPEG library that is none: a "file" is a header of eight bytes, and the samples of its planes are
+// a function of their places. Byte 7 says who can decode it: 0 both back ends, 1 the general one, 2
+// none. The engines' back end checks that it writes nothing but the region asked for.
+struct Jpeg {
+    unsigned char components, subsampling, width, height, seed, unused[2], kind;
+};
+struct JpegImage {
+    unsigned char* channel[4];
+    size_t pitch[4];
+};
+struct JpegParams {
+    int x, y, width, height;
+};
+struct JpegHandle {
+    int backend;
+};
+struct JpegState {
+    int count;
+};
+
+static int jpeg_read(const unsigned char* data, size_t bytes, Jpeg* jpeg) {
+    if (bytes < sizeof *jpeg) return 10;
+    memcpy(jpeg, data, sizeof *jpeg);
+    return jpeg->kind > 2 ? 3 : SUCCESS;
+}
+
+static void jpeg_write(Jpeg jpeg, JpegImage image, JpegParams part, void* stream) {
+    static_cast<Stream*>(stream)->push([=] {
+        for (int c = 0; c < jpeg.components; c++) {
+            int wide = c && (jpeg.subsampling == 1 || jpeg.subsampling == 2) ? 2 : 1;
+            int high = c && jpeg.subsampling == 2 ? 2 : 1;
+            int width = (part.width + wide - 1) / wide, height = (part.height + high - 1) / high;
+            for (int y = 0; y < height; y++) {
+                for (int x = 0; x < width; x++) {
+                    int at_x = part.x / wide + x, at_y = part.y / high + y;
+                    image.channel[c][y * image.pitch[c] + x] =
+                        static_cast<unsigned char>(jpeg.seed + at_x * 3 + at_y * 5 + c * 11);
+                }
+            }
+        }
+    });
+}
+
+int nvjpegCreateEx(int backend, void*, void*, unsigned, void** handle) {
+    if (backend == 3 && fails("nvjpegHardware")) return 7;
+    *handle = new JpegHandle{backend};
+    return SUCCESS;
+}
+int nvjpegDestroy(void* handle) {
+    delete static_cast<JpegHandle*>(handle);
+    return SUCCESS;
+}
+int nvjpegJpegStateCreate(void*, void** state) {
+    *state = new JpegState{0};
+    return SUCCESS;
+}
+int nvjpegJpegStateDestroy(void* state) {
+    delete static_cast<JpegState*>(state);
+    return SUCCESS;
+}
+int nvjpegGetImageInfo(void*, const unsigned char* data, size_t bytes, int* components,
+                       int* subsampling, int* widths, int* heights) {
+    Jpeg jpeg;
+    int read = jpeg_read(data, bytes, &jpeg);
+    if (read != SUCCESS) return read;
+    *components = jpeg.components;
+    *subsampling = jpeg.subsampling;
+    widths[0] = jpeg.width;
+    heights[0] = jpeg.height;
+    return SUCCESS;
+}
+int nvjpegDecode(void*, void*, const unsigned char* data, size_t bytes, int, JpegImage* image,
+                 void* stream) {
+    Jpeg jpeg;
+    int read = jpeg_read(data, bytes, &jpeg);
+    if (read != SUCCESS) return read;
+    if (jpeg.kind == 2) return 4;
+    jpeg_write(jpeg, *image, {0, 0, jpeg.width, jpeg.height}, stream);
+    return SUCCESS;
+}
+int nvjpegDecodeBatchedInitialize(void*, void* state, int count, int, int) {
+    static_cast<JpegState*>(state)->count = count;
+    return SUCCESS;
+}
+int nvjpegDecodeBatched(void* handle, void* state, const unsigned char* const* data,
+                        const size_t* bytes, JpegImage* images, void* stream) {
+    if (static_cast<JpegHandle*>(handle)->backend != 0) return 9;
+    for (int i = 0; i < static_cast<JpegState*>(state)->count; i++) {
+        int done = nvjpegDecode(handle, state, data[i], bytes[i], 1, &images[i], stream);
+        if (done != SUCCESS) return done;
+    }
+    return SUCCESS;
+}
+int nvjpegJpegStreamCreate(void*, void** stream) {
+    *stream = new Jpeg{};
+    return SUCCESS;
+}
+int nvjpegJpegStreamDestroy(void* stream) {
+    delete static_cast<Jpeg*>(stream);
+    return SUCCESS;
+}
+int nvjpegJpegStreamParseHeader(void*, const unsigned char* data, size_t bytes, void* stream) {
+    return jpeg_read(data, bytes, static_cast<Jpeg*>(stream));
+}
+int nvjpegDecodeParamsCreate(void*, void** params) {
+    *params = new JpegParams{0, 0, -1, -1};
+    return SUCCESS;
+}
+int nvjpegDecodeParamsDestroy(void* params) {
+    delete static_cast<JpegParams*>(params);
+    return SUCCESS;
+}
+int nvjpegDecodeParamsSetOutputFormat(void*, int format) { return format == 1 ? SUCCESS : INVALID; }
+int nvjpegDecodeParamsSetROI(void* params, int x, int y, int width, int height) {
+    *static_cast<JpegParams*>(params) = {x, y, width, height};
+    return SUCCESS;
+}
+int nvjpegDecodeBatchedSupportedEx(void* handle, void* stream, void*, int* answer) {
+    *answer = static_cast<JpegHandle*>(handle)->backend == 3 && static_cast<Jpeg*>(stream)->kind == 0
+                  ? 0
+                  : 1;
+    return SUCCESS;
+}
+int nvjpegDecodeBatchedEx(void* handle, void* state, const unsigned char* const* data,
+                          const size_t* bytes, JpegImage* images, void** params, void* stream) {
+    if (fails("nvjpegDecodeBatchedEx")) return 6;
+    if (static_cast<JpegHandle*>(handle)->backend != 3) return 9;
+    for (int i = 0; i < static_cast<JpegState*>(state)->count; i++) {
+        Jpeg jpeg;
+        int read = jpeg_read(data[i], bytes[i], &jpeg);
+        if (read != SUCCESS) return read;
+        jpeg_write(jpeg, images[i], *static_cast<JpegParams*>(params[i]), stream);
+    }
     return SUCCESS;
 }
 

@@ -17,6 +17,7 @@ HostKernel::HostKernel(const char* name, size_t params_bytes, void (*call)(const
 }
 
 #include "../color.cu"
+#include "../crop_resize.cu"
 #include "../erase.cu"
 #include "../hog.cu"
 #include "../indices.cu"

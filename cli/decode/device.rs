@@ -1,0 +1,321 @@
+//! Rows made on the device: JPEG by nvJPEG, videos by NVDEC, cut by a kernel, copied back to the slot.
+//!
+//! What the device does not decode goes to the processor, one sample at a time, and is counted.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tubelet_augment::Recipe;
+use tubelet_augment::plan::Scratch;
+use tubelet_augment::resample::planes::Held;
+use tubelet_core::{Chroma, MediaInfo, Rect, Yuv};
+use tubelet_formats::decode::hw::{CudaQueue, DeviceFrame, HwVideoDecoder};
+use tubelet_formats::decode::jpeg;
+use tubelet_formats::{DecodeError, MediaKind, sniff};
+use tubelet_gpu::kernels::{Address, CropBatch, PlaneLayout};
+use tubelet_gpu::memory::DeviceBuffer;
+use tubelet_gpu::{Cropper, Gpu, JpegPlanes, JpegService, Kernels, Nv12Clip};
+use tubelet_loader::maker::HostMaker;
+use tubelet_loader::{Planned, RowMaker, Rows, SampleErrorKind};
+
+/// What all makers share.
+pub(crate) struct Device {
+    gpu: Gpu,
+    kernels: Arc<Kernels>,
+    /// Or why there is none.
+    jpeg: Result<JpegService, String>,
+    pub(crate) tally: Tally,
+}
+
+/// How many samples were decoded where.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    device: AtomicU64,
+    fallen_back: AtomicU64,
+    first_reason: Mutex<Option<String>>,
+}
+
+impl Tally {
+    fn fell_back(&self, reason: String) {
+        tracing::debug!("decoded on the processor instead: {reason}");
+        self.fallen_back.fetch_add(1, Ordering::Relaxed);
+        self.reason().get_or_insert(reason);
+    }
+
+    /// Samples decoded on the device, and on the processor although the device was asked.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.device.load(Ordering::Relaxed), self.fallen_back.load(Ordering::Relaxed))
+    }
+
+    /// Why the first one was decoded on the processor.
+    pub(crate) fn first_reason(&self) -> Option<String> {
+        self.reason().clone()
+    }
+
+    /// Forgets what was measured before the run.
+    pub(crate) fn reset(&self) {
+        self.device.store(0, Ordering::Relaxed);
+        self.fallen_back.store(0, Ordering::Relaxed);
+        *self.reason() = None;
+    }
+
+    fn reason(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.first_reason.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Device {
+    /// Loads the kernels on `gpu`, and nvJPEG where it is.
+    pub(crate) fn new(gpu: Gpu) -> Result<Self, tubelet_gpu::GpuError> {
+        let kernels = Arc::new(Kernels::load(&gpu)?);
+        let jpeg = JpegService::start(&gpu).map_err(|e| e.to_string());
+        Ok(Self { gpu, kernels, jpeg, tally: Tally::default() })
+    }
+
+    /// Whether it decodes media of this kind at all, or why not.
+    pub(crate) fn able(&self, kind: MediaKind) -> Result<(), String> {
+        match kind {
+            MediaKind::Jpeg => self.jpeg.as_ref().map(|_| ()).map_err(Clone::clone),
+            MediaKind::Video => {
+                let cropper = Cropper::new(&self.gpu, &self.kernels).map_err(|e| e.to_string())?;
+                video_decoder(&cropper).map(|_| ()).map_err(|e| e.to_string())
+            }
+            MediaKind::Image => Err("PNG, WebP, BMP and GIF are for the processor".to_owned()),
+        }
+    }
+}
+
+/// NVDEC on the cropper's own stream.
+fn video_decoder(cropper: &Cropper) -> Result<HwVideoDecoder, DecodeError> {
+    let (context, stream) = cropper.handles();
+    // SAFETY: both are live, and whoever keeps the decoder keeps the cropper longer (`DeviceMaker`
+    // has its fields in that order).
+    unsafe { HwVideoDecoder::new(CudaQueue { context, stream }) }
+}
+
+/// Decoded frames on the device.
+enum Frames {
+    Jpeg(JpegPlanes),
+    Video(Nv12Clip, Yuv),
+}
+
+impl Frames {
+    fn held(&self) -> Held {
+        match self {
+            Self::Jpeg(planes) => planes.held,
+            Self::Video(clip, yuv) => {
+                let size = clip.size();
+                let chroma = Rect::full(Chroma::HalfBoth.size(size));
+                Held { size, region: Rect::full(size), chroma, yuv: *yuv }
+            }
+        }
+    }
+
+    fn layout(&self) -> PlaneLayout {
+        match self {
+            Self::Jpeg(planes) => planes.layout,
+            Self::Video(clip, _) => clip.layout(),
+        }
+    }
+
+    fn planes(&self, slot: usize) -> [Address; 3] {
+        match self {
+            Self::Jpeg(planes) => planes.planes,
+            Self::Video(clip, _) => clip.planes(slot),
+        }
+    }
+}
+
+/// Makes rows on the device where it may and can, else on the host.
+pub(crate) struct DeviceMaker {
+    device: Arc<Device>,
+    /// Kinds of media that go to the device.
+    kinds: Vec<MediaKind>,
+    host: HostMaker,
+    headers: jpeg::JpegDecoder,
+    // Before the cropper, whose stream it uses: fields are dropped in this order.
+    videos: Option<HwVideoDecoder>,
+    cropper: Option<Cropper>,
+    /// Of the sample that was decoded last, where that was on the device.
+    frames: Option<Frames>,
+    batch: CropBatch,
+    /// Finished pixels of a sample on their way to the slot.
+    pixels: Vec<u8>,
+    scratch: Scratch,
+    pictures: u64,
+}
+
+impl DeviceMaker {
+    pub(crate) fn new(device: &Arc<Device>, kinds: Vec<MediaKind>) -> Self {
+        Self {
+            device: Arc::clone(device),
+            kinds,
+            host: HostMaker::default(),
+            headers: jpeg::JpegDecoder::new(),
+            videos: None,
+            cropper: None,
+            frames: None,
+            batch: CropBatch::new(),
+            pixels: Vec::new(),
+            scratch: Scratch::default(),
+            pictures: 0,
+        }
+    }
+
+    /// Whether the sample that was decoded last is on the device.
+    pub(crate) fn is_on_device(&self) -> bool {
+        self.frames.is_some()
+    }
+
+    fn cropper(&mut self) -> Result<&Cropper, String> {
+        if self.cropper.is_none() {
+            let made = Cropper::new(&self.device.gpu, &self.device.kernels);
+            self.cropper = Some(made.map_err(|e| e.to_string())?);
+        }
+        self.cropper.as_ref().ok_or_else(|| "no stream".to_owned())
+    }
+
+    /// Decodes the sample on the device, or says why not.
+    fn decode_there(&mut self, kind: MediaKind, sample: &Planned<'_>) -> Result<Frames, String> {
+        let views = sample.plans.iter().flat_map(|plan| &plan.views);
+        if !views.clone().all(|view| view.is_cut()) {
+            return Err("colours of the whole source frame".to_owned());
+        }
+        match kind {
+            MediaKind::Jpeg => self.decode_jpeg(sample),
+            _ => self.decode_video(sample),
+        }
+    }
+
+    fn decode_jpeg(&mut self, sample: &Planned<'_>) -> Result<Frames, String> {
+        let service = self.device.jpeg.as_ref().map_err(Clone::clone)?;
+        let form = self.headers.form(sample.encoded).map_err(|e| e.to_string())?;
+        let (size, yuv) =
+            form.ok_or("a JPEG file that is not grey or Y'CbCr in 4:4:4, 4:2:2 or 4:2:0")?;
+        if size != sample.info.size {
+            return Err(format!("a picture of {size} where {} is promised", sample.info.size));
+        }
+        if sample.frames.iter().any(|frame| *frame > 0) {
+            return Err("a second frame of a picture".to_owned());
+        }
+        let planes = service.decode(sample.encoded, size, yuv, sample.region);
+        self.pictures += 1;
+        Ok(Frames::Jpeg(planes.map_err(|e| e.to_string())?))
+    }
+
+    fn decode_video(&mut self, sample: &Planned<'_>) -> Result<Frames, String> {
+        if sample.info.codec == "mjpeg" {
+            return Err("a video of JPEG pictures".to_owned());
+        }
+        let memory = Arc::clone(self.cropper()?.memory());
+        if self.videos.is_none() {
+            self.videos = Some(video_decoder(self.cropper()?).map_err(|e| e.to_string())?);
+        }
+        let decoder = self.videos.as_mut().ok_or("no decoder")?;
+        let clip = Nv12Clip::new(&memory, sample.info.size, sample.frames.len());
+        let (mut clip, mut coded) = (clip.map_err(|e| e.to_string())?, None);
+        let mut keep = |frame: &DeviceFrame| {
+            if coded.replace(frame.yuv).is_some_and(|yuv| yuv != frame.yuv) {
+                return Err(DecodeError::Hardware("colours change within the clip".to_owned()));
+            }
+            // SAFETY: the decoder lends planes as large as the clip's size, ready on this stream.
+            unsafe { clip.store(frame.slot, frame.planes.map(Address), frame.pitch) }
+                .map_err(|e| DecodeError::Hardware(e.to_string()))
+        };
+        let before = decoder.frames_decoded();
+        let done = decoder.decode(sample.encoded, sample.info, sample.frames, &mut keep);
+        self.pictures += decoder.frames_decoded() - before;
+        done.map_err(|e| e.to_string())?;
+        Ok(Frames::Video(clip, coded.ok_or("no frame came out")?))
+    }
+
+    /// Cuts all views of all rows in one launch and fetches the pixels.
+    fn cut(&mut self, sample: &Planned<'_>, frames: &Frames) -> Result<(), String> {
+        let views = || sample.plans.iter().flat_map(|plan| &plan.views);
+        let bytes = views().map(|view| view.frames.len() * view.out.area() * 3).sum();
+        let memory = Arc::clone(self.cropper()?.memory());
+        let pixels = DeviceBuffer::new(&memory, bytes).map_err(|e| e.to_string())?;
+        let (held, layout) = (frames.held(), frames.layout());
+        let mut out = pixels.address().0;
+        self.batch.clear();
+        for view in views() {
+            let geometry = self.batch.planes(&held, layout, &view.cut(held.size));
+            let geometry = geometry.map_err(|e| e.to_string())?;
+            for frame in &view.frames {
+                let slot = sample.frames.binary_search(frame);
+                let slot = slot.map_err(|_| format!("frame {frame} was not asked for"))?;
+                self.batch.frame(geometry, frames.planes(slot), Address(out));
+                out += view.out.area() as u64 * 3;
+            }
+        }
+        self.pixels.resize(bytes, 0);
+        let cropper = self.cropper.as_ref().ok_or("no stream")?;
+        // SAFETY: the frames are held until this returns, complete (both decoders waited), and the
+        // outputs lie one after the other inside `pixels`, which has room for all.
+        unsafe { cropper.run(&self.batch, &pixels, &mut [&mut self.pixels]) }
+            .map_err(|e| e.to_string())
+    }
+
+    /// Writes what [`Self::cut`] fetched to the rows, and all that is not pixels.
+    fn store(&mut self, recipe: &Recipe, sample: &Planned<'_>, rows: &mut dyn Rows) {
+        let mut rest = self.pixels.as_slice();
+        for (n, plan) in sample.plans.iter().enumerate() {
+            let mut row = rows.row(n);
+            for (index, view) in plan.views.iter().enumerate() {
+                let (own, after) = rest.split_at(view.frames.len() * view.out.area() * 3);
+                row.pixels(index).copy_from_slice(own);
+                rest = after;
+            }
+            recipe.finish(plan, &mut self.scratch, &mut row);
+        }
+    }
+}
+
+impl RowMaker for DeviceMaker {
+    fn probe(&mut self, encoded: &[u8]) -> Result<MediaInfo, DecodeError> {
+        self.host.probe(encoded)
+    }
+
+    fn decode(&mut self, recipe: &Recipe, sample: &Planned<'_>) -> Result<(), SampleErrorKind> {
+        self.frames = None;
+        let kind = sniff(sample.encoded).filter(|kind| self.kinds.contains(kind));
+        let Some(kind) = kind else { return self.host.decode(recipe, sample) };
+        match self.decode_there(kind, sample) {
+            Ok(frames) => {
+                self.frames = Some(frames);
+                Ok(())
+            }
+            Err(reason) => {
+                self.device.tally.fell_back(reason);
+                self.host.decode(recipe, sample)
+            }
+        }
+    }
+
+    fn render(
+        &mut self,
+        recipe: &Recipe,
+        sample: &Planned<'_>,
+        rows: &mut dyn Rows,
+    ) -> Result<(), SampleErrorKind> {
+        let Some(frames) = self.frames.take() else {
+            return self.host.render(recipe, sample, rows);
+        };
+        match self.cut(sample, &frames) {
+            Ok(()) => {
+                self.store(recipe, sample, rows);
+                self.device.tally.device.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(reason) => {
+                self.device.tally.fell_back(reason);
+                self.host.decode(recipe, sample)?;
+                self.host.render(recipe, sample, rows)
+            }
+        }
+    }
+
+    fn frames_decoded(&self) -> u64 {
+        self.pictures + self.host.frames_decoded()
+    }
+}

@@ -1,0 +1,78 @@
+//! Frames kept on the simulated device, cut, and copied back to rows.
+
+use std::sync::Arc;
+
+use tubelet_augment::resample::Filter;
+use tubelet_augment::resample::planes::{Cut, Held, Kernel, PlaneResampler};
+use tubelet_core::{Chroma, Clip, PixelForm, Rect, Size, Upsampling, Yuv, YuvMatrix};
+
+use super::data::bytes;
+use super::device::gpu;
+use super::simulated::SIMULATED;
+use crate::context::Kernels;
+use crate::crop::{Cropper, Nv12Clip};
+use crate::kernels::{Address, CropBatch};
+use crate::memory::DeviceBuffer;
+
+#[test]
+fn kept_frames_become_the_hosts_rows() {
+    if std::env::var_os(SIMULATED).is_none() {
+        return;
+    }
+    let gpu = gpu().expect("the simulated one");
+    let cropper = Cropper::new(&gpu, &Arc::new(Kernels::load(&gpu).expect("kernels")));
+    let cropper = cropper.expect("a stream");
+    let fails = std::env::var("TUBELET_SIMULATED_FAILURE").is_ok_and(|f| !f.is_empty());
+    // Odd sides: the last chroma sample belongs to one column and one row.
+    let size = Size::new(45, 31);
+    let upsampling = Upsampling::Repeat;
+    let yuv = Yuv { chroma: Chroma::HalfBoth, upsampling, matrix: YuvMatrix::JPEG };
+    let mut source = Clip::new();
+    source.reset_form(size, Rect::full(size), PixelForm::Yuv(yuv), &[0, 1, 2]);
+    let mut kept = Nv12Clip::new(cropper.memory(), size, 3).expect("memory");
+    for n in 0..3 {
+        let len = source.nth(n).len();
+        source.nth_mut(n).copy_from_slice(&bytes(n as u64, len));
+        let planes = source.planes(n);
+        let [u, v] = planes.chroma;
+        let pairs: Vec<u8> = u.iter().zip(v).flat_map(|(u, v)| [*u, *v]).collect();
+        let [luma, chroma] = [planes.luma, &pairs]
+            .map(|p| DeviceBuffer::from_slice(cropper.memory(), p).expect("a copy"));
+        let planes = [luma.address(), chroma.address()];
+        // SAFETY: both planes are as large as the size says.
+        unsafe { kept.store(n, planes, [45, 46]) }.expect("stores");
+    }
+    // SAFETY: refused before anything is read.
+    assert!(unsafe { kept.store(3, [Address::NULL; 2], [45, 46]) }.is_err(), "no fourth place");
+    let chroma = Rect::full(Chroma::HalfBoth.size(size));
+    let held = Held { size, region: Rect::full(size), chroma, yuv };
+    let (resized, kernel) = (Size::new(20, 16), Kernel::Pillow(Filter::Bicubic));
+    let (region, window) = (Rect { x: 3, y: 1, width: 42, height: 30 }, Rect::full(resized));
+    let cut = Cut { region, resized, window, kernel, flip: true };
+    let frame_bytes = resized.area() * 3;
+    let pixels = DeviceBuffer::new(cropper.memory(), 3 * frame_bytes).expect("memory");
+    let mut batch = CropBatch::new();
+    let geometry = batch.planes(&held, kept.layout(), &cut).expect("possible");
+    for n in 0..3 {
+        let out = Address(pixels.address().0 + (n * frame_bytes) as u64);
+        batch.frame(geometry, kept.planes(n), out);
+    }
+    let (mut first, mut rest) = (vec![0; frame_bytes], vec![0; 2 * frame_bytes]);
+    // SAFETY: the frames are kept, and write inside `pixels`.
+    let done = unsafe { cropper.run(&batch, &pixels, &mut [&mut first, &mut rest]) };
+    if fails {
+        assert!(done.expect_err("fails").to_string().contains("start a kernel"));
+        return;
+    }
+    done.expect("runs");
+    first.extend(rest);
+    for (n, got) in first.chunks_exact(frame_bytes).enumerate() {
+        let mut want = vec![0; frame_bytes];
+        PlaneResampler::default().resize(&source, n, &cut, &mut want);
+        assert_eq!(got, want, "frame {n}");
+    }
+    let mut long = vec![0; 4 * frame_bytes];
+    // SAFETY: as above.
+    let error = unsafe { cropper.run(&batch, &pixels, &mut [&mut long]) }.expect_err("too long");
+    assert!(error.to_string().contains("no longer"), "{error}");
+}

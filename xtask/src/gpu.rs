@@ -47,8 +47,8 @@ if command -v nvidia-smi >/dev/null; then
 fi
 ./gpu-tests --test-threads=1 2>&1 | tee results/tests.txt
 ./gpu-bench 2>&1 | tee results/bench.txt
-./tubelet bench data/train --recipe videomae-tiny --seconds 5 2>&1 | tee results/loader.txt
-./tubelet bench data/train --recipe videomae-tiny --seconds 5 --stage device 2>&1 |
+./tubelet bench data/train --recipe videomae-tiny --batch 8 --seconds 5 2>&1 | tee results/loader.txt
+./tubelet bench data/train --recipe videomae-tiny --batch 8 --seconds 5 --stage device 2>&1 |
     tee results/device-stage.txt
 if python3 -c 'import torch' 2>/dev/null; then
     python3 hog_torch.py 2>&1 | tee results/hog_torch.txt

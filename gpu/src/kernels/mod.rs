@@ -230,9 +230,10 @@ impl Launch {
     }
 }
 
-/// A parameter block as words; every block is made of whole ones.
+/// A parameter block as words; every block is made of whole ones, and no longer than every driver
+/// takes.
 fn words_of<P: NoUninit>(params: &P) -> Vec<u64> {
-    const { assert!(size_of::<P>() % 8 == 0) };
+    const { assert!(size_of::<P>() % 8 == 0 && size_of::<P>() <= 4096) };
     let mut words = vec![0u64; size_of::<P>() / 8];
     bytemuck::cast_slice_mut(&mut words).copy_from_slice(bytemuck::bytes_of(params));
     words

@@ -64,7 +64,12 @@ impl GivenUp {
             _ => FormatErrorKind::Store(text),
         };
         let error = FormatError::new(url, kind);
-        if what.is_empty() { error } else { error.at(what) }
+        let error = if what.is_empty() { error } else { error.at(what) };
+        if self.attempts > 1 {
+            // A run may go on without the sample: whoever waits learns why it is slow.
+            tracing::warn!("{error}");
+        }
+        error
     }
 }
 

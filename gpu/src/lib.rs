@@ -11,6 +11,7 @@ pub mod context;
 pub mod crop;
 pub mod error;
 pub mod kernels;
+mod loading;
 pub mod memory;
 mod numa;
 pub mod nvjpeg;

@@ -19,8 +19,8 @@ use self::library::{Backend, Engine, Image, Library};
 use crate::context::Gpu;
 use crate::error::GpuError;
 use crate::kernels::{Address, PlaneLayout};
+use crate::loading;
 use crate::memory::{DeviceBuffer, DeviceMemory};
-use crate::nvrtc::toolkit_folders;
 pub use service::{JpegService, MAX_BATCH};
 
 /// Environment variable: a folder with nvJPEG's library, before all other places.
@@ -283,23 +283,11 @@ fn find() -> Result<Library, GpuError> {
     if let Some(folder) = std::env::var_os(NVJPEG_VARIABLE) {
         return in_folder(Path::new(&folder));
     }
-    let mut tried = Vec::new();
-    for folder in toolkit_folders() {
-        match in_folder(&folder) {
-            Ok(found) => return Ok(found),
-            Err(_) => tried.push(folder.display().to_string()),
-        }
-    }
-    for name in NAMES {
-        match Library::open(Path::new(name)) {
-            Ok(found) => return Ok(found),
-            Err(_) => tried.push(name.to_owned()),
-        }
-    }
-    Err(GpuError::NoNvjpeg(format!(
-        "not in {}; set {NVJPEG_VARIABLE} to the folder of libnvjpeg.so.*",
-        tried.join(", ")
-    )))
+    loading::find(&NAMES, in_folder, Library::open).map_err(|tried| {
+        GpuError::NoNvjpeg(format!(
+            "not in {tried}; set {NVJPEG_VARIABLE} to the folder of libnvjpeg.so.*"
+        ))
+    })
 }
 
 /// The library in `folder`; the newest where there are several.

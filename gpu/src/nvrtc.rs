@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::GpuError;
 use crate::kernels::Program;
+use crate::loading;
 
 pub use cache::{cache_dir, compile_cached};
 use library::Library;
@@ -25,8 +26,6 @@ pub const CACHE_VARIABLE: &str = "TUBELET_KERNEL_CACHE";
 pub const OPTIONS: [&str; 5] =
     ["--std=c++17", "--fmad=false", "--prec-div=true", "--prec-sqrt=true", "--ftz=false"];
 
-/// Folders below a toolkit's root that may hold the library.
-const TOOLKIT_FOLDERS: [&str; 4] = ["lib64", "lib", "targets/x86_64-linux/lib", "bin"];
 /// Names that the system's loader may know, newest first.
 const SYSTEM_NAMES: [&str; 4] =
     ["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11.2"];
@@ -91,24 +90,14 @@ impl Nvrtc {
         if let Some(folder) = std::env::var_os(NVRTC_VARIABLE) {
             return Self::in_folder(Path::new(&folder)).and_then(fits);
         }
-        let mut tried = Vec::new();
-        for folder in toolkit_folders() {
-            match Self::in_folder(&folder).and_then(fits) {
-                Ok(found) => return Ok(found),
-                Err(_) => tried.push(folder.display().to_string()),
-            }
-        }
-        for name in SYSTEM_NAMES {
-            match Library::open(Path::new(name)).and_then(Self::new).and_then(fits) {
-                Ok(found) => return Ok(found),
-                Err(_) => tried.push(name.to_owned()),
-            }
-        }
+        let in_folder = |folder: &Path| Self::in_folder(folder).and_then(fits);
+        let by_name = |name: &Path| Library::open(name).and_then(Self::new).and_then(fits);
         let newest = if major == i32::MAX { String::new() } else { format!(" up to {major}") };
-        Err(GpuError::NoNvrtc(format!(
-            "no version{newest} in {}; set {NVRTC_VARIABLE} to the folder of libnvrtc.so.*",
-            tried.join(", ")
-        )))
+        loading::find(&SYSTEM_NAMES, in_folder, by_name).map_err(|tried| {
+            GpuError::NoNvrtc(format!(
+                "no version{newest} in {tried}; set {NVRTC_VARIABLE} to the folder of libnvrtc.so.*"
+            ))
+        })
     }
 
     /// The library in `folder`.
@@ -147,13 +136,6 @@ impl Nvrtc {
     pub fn compile(&self, program: Program, target: Target) -> Result<Vec<u8>, GpuError> {
         self.library.compile(program, target)
     }
-}
-
-/// Folders of an installed toolkit.
-pub(crate) fn toolkit_folders() -> Vec<PathBuf> {
-    let named = ["CUDA_PATH", "CUDA_HOME"].into_iter().filter_map(std::env::var_os);
-    let roots = named.map(PathBuf::from).chain([PathBuf::from("/usr/local/cuda")]);
-    roots.flat_map(|root| TOOLKIT_FOLDERS.map(|folder| root.join(folder))).collect()
 }
 
 /// NVRTC's library in `folder`; the newest name where there are several.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::ptr;
 
 use crate::error::GpuError;
+use crate::loading::symbol as get;
 
 pub(super) type Handle = *mut c_void;
 type Status = c_int;
@@ -114,17 +115,6 @@ impl Library {
         let failed = |e: libloading::Error| GpuError::NoNvjpeg(format!("{}: {e}", path.display()));
         // SAFETY: nvJPEG's initialisers have no preconditions.
         let loaded = unsafe { libloading::Library::new(path) }.map_err(failed)?;
-        /// The function `name`.
-        ///
-        /// # Safety
-        /// `F` must be its type.
-        unsafe fn get<F: Copy>(
-            library: &libloading::Library,
-            name: &str,
-        ) -> Result<F, libloading::Error> {
-            // SAFETY: the caller's promise.
-            unsafe { library.get::<F>(name) }.map(|symbol| *symbol)
-        }
         // SAFETY: the types are those of nvjpeg.h.
         let calls = unsafe {
             || -> Result<Self, libloading::Error> {

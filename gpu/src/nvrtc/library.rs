@@ -7,6 +7,7 @@ use std::ptr;
 use super::{OPTIONS, Target};
 use crate::error::GpuError;
 use crate::kernels::{COMMON, Program};
+use crate::loading::symbol as get;
 
 type Handle = *mut c_void;
 type Answer = c_int;
@@ -42,17 +43,6 @@ impl Library {
         let failed = |e: libloading::Error| GpuError::NoNvrtc(format!("{}: {e}", path.display()));
         // SAFETY: NVRTC's initialisers have no preconditions.
         let loaded = unsafe { libloading::Library::new(path) }.map_err(failed)?;
-        /// The function `name`.
-        ///
-        /// # Safety
-        /// `F` must be its type.
-        unsafe fn get<F: Copy>(
-            library: &libloading::Library,
-            name: &str,
-        ) -> Result<F, libloading::Error> {
-            // SAFETY: the caller's promise.
-            unsafe { library.get::<F>(name) }.map(|symbol| *symbol)
-        }
         // SAFETY: the types are those of nvrtc.h.
         let calls = unsafe {
             || -> Result<Self, libloading::Error> {

@@ -343,6 +343,21 @@ impl Clip {
         [luma, u, v]
     }
 
+    /// Fills the planes of the `n`-th frame held. `row(plane, y, x)` lends the samples of row `y` of a
+    /// whole plane (0 luma, 1 U, 2 V) from column `x` on.
+    ///
+    /// # Panics
+    /// Where the clip holds packed RGB, or what is lent is too short.
+    pub fn fill_planes<'a>(&mut self, n: usize, row: impl Fn(usize, usize, usize) -> &'a [u8]) {
+        let regions = [self.region, self.chroma, self.chroma];
+        for (plane, (region, out)) in regions.into_iter().zip(self.planes_mut(n)).enumerate() {
+            let (x, width) = (region.x as usize, region.width as usize);
+            for (y, to) in (region.y as usize..).zip(out.chunks_exact_mut(width.max(1))) {
+                to.copy_from_slice(&row(plane, y, x)[..width]);
+            }
+        }
+    }
+
     /// Where the frame with presentation index `index` is held, if it was decoded.
     pub fn position(&self, index: u32) -> Option<usize> {
         self.indices.binary_search(&index).ok()

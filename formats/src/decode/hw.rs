@@ -11,8 +11,8 @@ use std::ffi::{CString, c_int, c_void};
 use ffmpeg_next::ffi as c;
 use tubelet_core::{Chroma, MediaInfo, Size, Upsampling, Yuv};
 
-use super::av::{self, Codec, CodecSetup, Frame, Input};
-use super::video::{MAX_IDLE, Scan, Segment, each_frame};
+use super::av::{self, Codec, Frame, Input};
+use super::video::{Idle, Scan, each_wanted};
 use crate::error::DecodeError;
 
 /// A CUDA context and one of its streams, as the driver's handles.
@@ -46,7 +46,7 @@ pub type Visit<'a> = dyn FnMut(&DeviceFrame) -> Result<(), DecodeError> + 'a;
 pub struct HwVideoDecoder {
     device: Device,
     /// Most recently used last.
-    idle: Vec<(CodecSetup, Codec)>,
+    idle: Idle,
     decoded: u64,
 }
 
@@ -62,7 +62,7 @@ impl HwVideoDecoder {
         av::init();
         // SAFETY: the caller's promise.
         let device = unsafe { Device::new(queue) }?;
-        Ok(Self { device, idle: Vec::new(), decoded: 0 })
+        Ok(Self { device, idle: Idle::new(), decoded: 0 })
     }
 
     /// Pictures that were given to the hardware for wanted frames so far, themselves included.
@@ -94,46 +94,22 @@ impl HwVideoDecoder {
         let segments = scan.plan(&input, frames);
         let segments = segments.ok_or_else(|| refuse("no clean place to start at"))?;
         let setup = input.codec_setup(scan.reorder_depth(&input));
-        let mut codec = match self.idle.iter().position(|(known, _)| *known == setup) {
-            Some(at) => self.idle.remove(at).1,
+        let mut codec = match self.idle.take(&setup) {
+            Some(codec) => codec,
             None => self.device.codec(&input, setup.reorder)?,
         };
         for segment in &segments {
-            self.decode_segment(&mut codec, &scan, segment, info, visit)?;
-        }
-        if setup.is_complete() {
-            if self.idle.len() == MAX_IDLE {
-                self.idle.remove(0);
+            let mut given = 0;
+            let left = each_wanted(&mut codec, &scan, segment, &mut given, |frame, slot| {
+                visit(&on_device(frame, info, slot)?)?;
+                Ok(true)
+            });
+            self.decoded += given;
+            if left? > 0 {
+                return Err(refuse("a wanted frame did not come out"));
             }
-            self.idle.push((setup, codec));
         }
-        Ok(())
-    }
-
-    fn decode_segment(
-        &mut self,
-        codec: &mut Codec,
-        scan: &Scan,
-        segment: &Segment,
-        info: &MediaInfo,
-        visit: &mut Visit<'_>,
-    ) -> Result<(), DecodeError> {
-        let mut left = segment.wanted.len();
-        codec.flush();
-        let mut given = 0;
-        let packets = segment.packets.iter().map(|n| &scan.packets[*n]);
-        let done = each_frame(codec, packets.inspect(|_| given += 1), |frame| {
-            let wanted = |pts: i64| segment.wanted.iter().find(|w| w.pts == pts);
-            let Some(wanted) = frame.pts().and_then(wanted) else { return Ok(true) };
-            visit(&on_device(frame, info, wanted.slot)?)?;
-            left -= 1;
-            Ok(left > 0)
-        });
-        self.decoded += given;
-        done?;
-        if left > 0 {
-            return Err(refuse("a wanted frame did not come out"));
-        }
+        self.idle.keep(setup, codec);
         Ok(())
     }
 }

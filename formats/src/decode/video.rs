@@ -15,7 +15,7 @@ use tubelet_core::{Chroma, Clip, MediaInfo, PixelForm, Rect, Size, Upsampling, Y
 
 use super::av::{Answer, Codec, Frame, Input, Packet};
 use super::nal::{self, Disposable};
-use super::{ColorConversion, av, check_size, yuv};
+use super::{ColorConversion, av, check_size};
 use crate::error::DecodeError;
 use crate::record::FrameRequest;
 
@@ -23,15 +23,40 @@ use crate::record::FrameRequest;
 const MAX_REORDER: usize = 32;
 
 /// Idle codecs that are kept for the next stream of the same set-up.
-pub(super) const MAX_IDLE: usize = 4;
+const MAX_IDLE: usize = 4;
+
+/// Idle codecs by their set-up, the most recently used last.
+pub(super) struct Idle(Vec<(av::CodecSetup, Codec)>);
+
+impl Idle {
+    pub(super) const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// One of the set-up `setup`.
+    pub(super) fn take(&mut self, setup: &av::CodecSetup) -> Option<Codec> {
+        let at = self.0.iter().position(|(known, _)| known == setup)?;
+        Some(self.0.remove(at).1)
+    }
+
+    /// Keeps a codec that did nothing unexpected.
+    pub(super) fn keep(&mut self, setup: av::CodecSetup, codec: Codec) {
+        if !setup.is_complete() {
+            return;
+        }
+        if self.0.len() == MAX_IDLE {
+            self.0.remove(0);
+        }
+        self.0.push((setup, codec));
+    }
+}
 
 /// Decodes videos; keeps its converter and some codecs with their frame buffers from call to call.
 pub struct VideoDecoder {
     conversion: ColorConversion,
     scaler: Option<av::Scaler>,
     turned: Vec<u8>,
-    /// Most recently used last.
-    idle: Vec<(av::CodecSetup, Codec)>,
+    idle: Idle,
     /// Pictures given to codecs by `decode`.
     decoded: u64,
     form: Form,
@@ -57,7 +82,7 @@ impl VideoDecoder {
             conversion,
             scaler: None,
             turned: Vec::new(),
-            idle: Vec::new(),
+            idle: Idle::new(),
             decoded: 0,
             form: Form::Rgb,
         }
@@ -131,9 +156,12 @@ impl VideoDecoder {
         let scan = Scan::new(&mut input);
         if let Some(segments) = scan.plan(&input, &want.frames) {
             let setup = input.codec_setup(scan.reorder_depth(&input));
-            let mut codec = self.codec(&input, &setup)?;
+            let mut codec = match self.idle.take(&setup) {
+                Some(codec) => codec,
+                None => input.codec(setup.reorder)?,
+            };
             if self.decode_segments(&mut codec, &scan, &segments, info, clip)? {
-                self.keep(setup, codec);
+                self.idle.keep(setup, codec);
                 return Ok(());
             }
         }
@@ -142,25 +170,6 @@ impl VideoDecoder {
             self.form = Form::ByFirst;
         }
         self.decode_all(encoded, info, &want.frames, clip)
-    }
-
-    /// An idle codec of the same set-up, or a new one.
-    fn codec(&mut self, input: &Input<'_>, setup: &av::CodecSetup) -> Result<Codec, DecodeError> {
-        match self.idle.iter().position(|(known, _)| known == setup) {
-            Some(at) => Ok(self.idle.remove(at).1),
-            None => input.codec(setup.reorder),
-        }
-    }
-
-    /// Keeps a codec that did nothing unexpected.
-    fn keep(&mut self, setup: av::CodecSetup, codec: Codec) {
-        if !setup.is_complete() {
-            return;
-        }
-        if self.idle.len() == MAX_IDLE {
-            self.idle.remove(0);
-        }
-        self.idle.push((setup, codec));
     }
 
     /// `false` when something unexpected came out.
@@ -173,23 +182,16 @@ impl VideoDecoder {
         clip: &mut Clip,
     ) -> Result<bool, DecodeError> {
         for segment in segments {
-            let mut left = segment.wanted.len();
-            codec.flush();
             let mut given = 0;
-            let packets = segment.packets.iter().map(|n| &scan.packets[*n]);
-            let done = each_frame(codec, packets.inspect(|_| given += 1), |frame| {
-                let wanted = |pts: i64| segment.wanted.iter().find(|w| w.pts == pts);
-                let Some(wanted) = frame.pts().and_then(wanted) else { return Ok(true) };
+            let left = each_wanted(codec, scan, segment, &mut given, |frame, slot| {
                 if frame.is_damaged() {
                     return Ok(false);
                 }
-                self.store(frame, info, wanted.slot, clip)?;
-                left -= 1;
-                Ok(left > 0)
+                self.store(frame, info, slot, clip)?;
+                Ok(true)
             });
             self.decoded += given;
-            done?;
-            if left > 0 {
+            if left? > 0 {
                 return Ok(false);
             }
         }
@@ -280,11 +282,11 @@ impl VideoDecoder {
                 self.form = Form::Planes(yuv);
                 let (size, region, frames) = (clip.size(), clip.region(), clip.indices().to_vec());
                 clip.reset_form(size, region, PixelForm::Yuv(yuv), &frames);
-                yuv::copy(&planes, slot, clip);
+                clip.fill_planes(slot, |plane, y, x| planes.row_from(plane, y, x));
                 Ok(true)
             }
             (Form::Planes(first), Some(planes)) if first == yuv => {
-                yuv::copy(&planes, slot, clip);
+                clip.fill_planes(slot, |plane, y, x| planes.row_from(plane, y, x));
                 Ok(true)
             }
             _ => {
@@ -495,6 +497,30 @@ impl Scan {
         };
         (0..times.len()).map(later).max().map(|depth| depth.min(16))
     }
+}
+
+/// Decodes `segment` and visits its wanted frames with their places, until all have come or `visit` says
+/// `false`; how many were not visited to its satisfaction. `given` counts packets, whatever happens.
+pub(super) fn each_wanted(
+    codec: &mut Codec,
+    scan: &Scan,
+    segment: &Segment,
+    given: &mut u64,
+    mut visit: impl FnMut(&Frame, usize) -> Result<bool, DecodeError>,
+) -> Result<usize, DecodeError> {
+    let mut left = segment.wanted.len();
+    codec.flush();
+    let packets = segment.packets.iter().map(|n| &scan.packets[*n]);
+    each_frame(codec, packets.inspect(|_| *given += 1), |frame| {
+        let wanted = |pts: i64| segment.wanted.iter().find(|w| w.pts == pts);
+        let Some(wanted) = frame.pts().and_then(wanted) else { return Ok(true) };
+        if !visit(frame, wanted.slot)? {
+            return Ok(false);
+        }
+        left -= 1;
+        Ok(left > 0)
+    })?;
+    Ok(left)
 }
 
 /// Sends packets and visits frames in presentation order until `visit` says `false`.

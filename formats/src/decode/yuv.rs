@@ -3,7 +3,7 @@
 //! whose lower half is cut off, chroma repeated. The pixels are those of loaders built on it, and do
 //! not depend on the FFmpeg that is installed.
 
-use tubelet_core::{Clip, Rect, YuvMatrix};
+use tubelet_core::{Rect, YuvMatrix};
 
 /// The planes of a frame; chroma has half the columns and half the rows, rounded up.
 #[derive(Clone, Copy, Debug)]
@@ -16,7 +16,12 @@ pub(super) struct Planes<'a> {
 
 impl<'a> Planes<'a> {
     fn row(&self, plane: usize, y: usize, from: usize, len: usize) -> &'a [u8] {
-        &self.data[plane][y * self.stride[plane] + from..][..len]
+        &self.row_from(plane, y, from)[..len]
+    }
+
+    /// Row `y` of a plane from column `x` on, and what follows it.
+    pub(super) fn row_from(&self, plane: usize, y: usize, x: usize) -> &'a [u8] {
+        &self.data[plane][y * self.stride[plane] + x..]
     }
 }
 
@@ -62,17 +67,6 @@ impl From<Matrix> for YuvMatrix {
             green_v: m.green_v,
             blue_u: m.blue_u,
             bias: [luma - 28, luma - 56, luma - 28],
-        }
-    }
-}
-
-/// Copies the samples that `clip`, a clip of planes of 4:2:0, holds of a frame to its place `slot`.
-pub(super) fn copy(planes: &Planes<'_>, slot: usize, clip: &mut Clip) {
-    let regions = [clip.region(), clip.chroma_region(), clip.chroma_region()];
-    for (n, (region, out)) in regions.into_iter().zip(clip.planes_mut(slot)).enumerate() {
-        let (x, width) = (region.x as usize, region.width as usize);
-        for (y, row) in (region.y as usize..).zip(out.chunks_exact_mut(width)) {
-            row.copy_from_slice(planes.row(n, y, x, width));
         }
     }
 }

@@ -132,7 +132,11 @@ mod backend {
             let region = super::region_of(region, size);
             let form = PixelForm::Yuv(super::yuv(chroma, size));
             clip.reset_form(size, region, form, &[0]);
-            super::cut_planes(&planes, padded(chroma, size), clip);
+            let sizes = padded(chroma, size);
+            let (luma, rest) = planes.split_at(sizes[0].area());
+            let (u, v) = rest.split_at(sizes[1].area());
+            let whole = [luma, u, v];
+            clip.fill_planes(0, |n, y, x| &whole[n][y * sizes[n].width as usize + x..]);
             self.planes = planes;
             Ok(())
         }
@@ -401,25 +405,6 @@ fn yuv(chroma: Chroma, size: Size) -> Yuv {
     let smooth = size.width > NARROW;
     let upsampling = if smooth { Upsampling::Triangle } else { Upsampling::Repeat };
     Yuv { chroma, upsampling, matrix: YuvMatrix::JPEG }
-}
-
-/// The samples that `clip` holds, out of whole `planes` one after the other.
-#[cfg(feature = "turbojpeg")]
-fn cut_planes(planes: &[u8], sizes: [Size; 3], clip: &mut Clip) {
-    let regions = [clip.region(), clip.chroma_region(), clip.chroma_region()];
-    let mut rest = planes;
-    for ((size, region), out) in sizes.into_iter().zip(regions).zip(clip.planes_mut(0)) {
-        let (plane, after) = rest.split_at(size.area());
-        rest = after;
-        if out.is_empty() {
-            continue;
-        }
-        let (x, width) = (region.x as usize, region.width as usize);
-        let lines = plane.chunks_exact(size.width as usize).skip(region.y as usize);
-        for (line, row) in lines.zip(out.chunks_exact_mut(width)) {
-            row.copy_from_slice(&line[x..x + width]);
-        }
-    }
 }
 
 /// `region` where it is one of a picture of `size`, else all of it.

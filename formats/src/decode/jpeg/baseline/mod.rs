@@ -120,7 +120,7 @@ impl Baseline {
         if planes {
             let yuv = super::yuv(header.sampling.chroma(), size);
             clip.reset_form(size, region, PixelForm::Yuv(yuv), &[0]);
-            self.copy_planes(clip);
+            clip.fill_planes(0, |plane, y, x| self.planes[plane].row(x, y));
             return Some(());
         }
         clip.reset_region(size, region, &[0]);
@@ -132,20 +132,6 @@ impl Baseline {
             unsafe { self.rows.pixels(&self.planes, header.sampling, region.x as usize, y, row) };
         }
         Some(())
-    }
-
-    /// The samples that `clip` holds.
-    fn copy_planes(&self, clip: &mut Clip) {
-        let regions = [clip.region(), clip.chroma_region(), clip.chroma_region()];
-        for ((plane, region), out) in self.planes.iter().zip(regions).zip(clip.planes_mut(0)) {
-            let width = region.width as usize;
-            if out.is_empty() {
-                continue;
-            }
-            for (y, row) in (region.y as usize..).zip(out.chunks_exact_mut(width)) {
-                row.copy_from_slice(&plane.row(region.x as usize, y)[..width]);
-            }
-        }
     }
 
     /// Makes tables and room.

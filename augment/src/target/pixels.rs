@@ -37,6 +37,33 @@ impl PatchNorm {
     }
 }
 
+/// A formula in numbers: (x − μ)/(√(Σ(x − μ)²/(n − bias) + inside) + outside).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Formula {
+    /// Mean and sum over all values of a token, not over those of each channel.
+    pub joint: bool,
+    /// 1 for the unbiased variance.
+    pub bias: f64,
+    /// Epsilon added to the variance.
+    pub inside: f64,
+    /// Epsilon added to the deviation.
+    pub outside: f64,
+}
+
+impl PatchNorm {
+    /// How values are standardised; `None` where they stay as they are.
+    pub const fn formula(self) -> Option<Formula> {
+        let channel = Formula { joint: false, bias: 1.0, inside: 0.0, outside: 0.0 };
+        match self {
+            Self::Raw | Self::Unit => None,
+            Self::Mae => Some(Formula { joint: true, inside: 1e-6, ..channel }),
+            Self::Videomae => Some(Formula { outside: 1e-6, ..channel }),
+            Self::Omnimae => Some(Formula { inside: 1e-6, ..channel }),
+            Self::Bootmae => Some(Formula { bias: 0.0, inside: 1e-5, ..channel }),
+        }
+    }
+}
+
 /// Which frames a target is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -145,16 +172,8 @@ pub fn pixel_targets(
 
 /// Applies the formula to one token's vector, the channel fastest.
 pub fn normalise_token(norm: PatchNorm, values: &mut [f32]) {
-    match norm {
-        PatchNorm::Raw | PatchNorm::Unit => {}
-        PatchNorm::Mae => standardise(values, true, |var, n| (var / (n - 1.0) + 1e-6).sqrt()),
-        PatchNorm::Videomae => {
-            standardise(values, false, |var, n| (var / (n - 1.0)).sqrt() + 1e-6);
-        }
-        PatchNorm::Omnimae => {
-            standardise(values, false, |var, n| (var / (n - 1.0) + 1e-6).sqrt());
-        }
-        PatchNorm::Bootmae => standardise(values, false, |var, n| (var / n + 1e-5).sqrt()),
+    if let Some(Formula { joint, bias, inside, outside }) = norm.formula() {
+        standardise(values, joint, |var, n| (var / (n - bias) + inside).sqrt() + outside);
     }
 }
 

@@ -71,29 +71,6 @@ struct PatchNormParams {
     channel_first: u32,
 }
 
-/// A formula in numbers: (x − μ)/(√(Σ(x − μ)²/(n − bias) + inside) + outside).
-struct Formula {
-    standardise: bool,
-    joint: bool,
-    bias: f64,
-    inside: f64,
-    outside: f64,
-}
-
-impl Formula {
-    fn of(norm: PatchNorm) -> Self {
-        let channel =
-            Self { standardise: true, joint: false, bias: 1.0, inside: 0.0, outside: 0.0 };
-        match norm {
-            PatchNorm::Raw | PatchNorm::Unit => Self { standardise: false, ..channel },
-            PatchNorm::Mae => Self { joint: true, inside: 1e-6, ..channel },
-            PatchNorm::Videomae => Self { outside: 1e-6, ..channel },
-            PatchNorm::Omnimae => Self { inside: 1e-6, ..channel },
-            PatchNorm::Bootmae => Self { bias: 0.0, inside: 1e-5, ..channel },
-        }
-    }
-}
-
 /// What each grey level is before a token is standardised, f32 `[3, 256]`: normalised, or put back
 /// to 0..1 in the host's way.
 pub fn target_table(norm: PatchNorm, normalise: &Normalise) -> [f32; TABLE_LEN] {
@@ -124,7 +101,8 @@ pub fn patch_norm(
         let valid = "a pixel target has 1 to 11264 numbers (frames x rows x columns x 3)";
         return Err(GpuError::shape("target", format!("{dim} numbers"), valid));
     }
-    let formula = Formula::of(spec.norm);
+    let (standardise, formula) =
+        (spec.norm.formula().is_some(), spec.norm.formula().unwrap_or_default());
     let aligned = spec.patch.w % 4 == 0 && pixels.size.width % 4 == 0;
     let written = token_count(pixels.rows, tokens.count.into())?;
     let (bytes, floats, table) = source.addresses(pixels);
@@ -149,7 +127,7 @@ pub fn patch_norm(
         patch_w: spec.patch.w,
         per_slot: spec.per_slot,
         vector: u32::from(aligned && source.is_aligned(pixels)),
-        standardise: u32::from(formula.standardise),
+        standardise: u32::from(standardise),
         joint: u32::from(formula.joint),
         written: written as u32,
         per_block: TOKENS,

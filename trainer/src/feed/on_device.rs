@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::tensor::backend::Backend;
 use burn::tensor::{AllocationProperty, Bytes, DType, Int, Tensor, TensorData};
 use tubelet_augment::normalise::Normalise;
-use tubelet_augment::target::pixels::{PatchNorm, PixelOrder};
+use tubelet_augment::target::pixels::{Formula, PatchNorm, PixelOrder};
 use tubelet_augment::{HostTensors, Recipe, TargetSpec};
 use tubelet_core::{PatchSize, ViewLayout};
 use tubelet_loader::Batch;
@@ -183,19 +183,12 @@ impl<B: Backend> Source<B> for DeviceBatch<'_, B> {
 /// The formula of a target on `[n, pixels, 3]`.
 fn standardised<B: Backend>(norm: PatchNorm, values: Tensor<B, 3>) -> Tensor<B, 3> {
     let [count, pixels, channels] = values.dims();
-    // Means and sums over all values of a token, or over those of a channel.
-    let (joint, unbiased, inside, outside) = match norm {
-        PatchNorm::Raw | PatchNorm::Unit => return values,
-        PatchNorm::Mae => (true, 1.0, 1e-6, 0.0),
-        PatchNorm::Videomae => (false, 1.0, 0.0, 1e-6),
-        PatchNorm::Omnimae => (false, 1.0, 1e-6, 0.0),
-        PatchNorm::Bootmae => (false, 0.0, 1e-5, 0.0),
-    };
+    let Some(Formula { joint, bias, inside, outside }) = norm.formula() else { return values };
     let shape = if joint { [count, pixels * channels, 1] } else { [count, pixels, channels] };
     let values = values.reshape(shape);
     let off = values.clone() - values.mean_dim(1);
     let squares = (off.clone() * off.clone()).sum_dim(1);
-    let deviation = (squares / (shape[1] as f64 - unbiased) + inside).sqrt() + outside;
+    let deviation = (squares / (shape[1] as f64 - bias) + inside).sqrt() + outside;
     (off / deviation).reshape([count, pixels, channels])
 }
 

@@ -8,6 +8,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 
 use tubelet_core::{PatchSize, Size};
 
@@ -85,9 +87,15 @@ impl ByteTargets {
     /// When a token is outside the row.
     pub fn write(&self, pixels: &[u8], tokens: &[u32], out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has AVX2.
-            return unsafe { self.write_avx2(pixels, tokens, out) };
+        {
+            if avx512::available() {
+                // SAFETY: the processor has what that asks for.
+                return unsafe { self.write_avx512(pixels, tokens, out) };
+            }
+            if std::arch::is_x86_feature_detected!("avx2") {
+                // SAFETY: the processor has AVX2.
+                return unsafe { self.write_avx2(pixels, tokens, out) };
+            }
         }
         self.write_plain(pixels, tokens, out);
     }
@@ -110,6 +118,20 @@ impl ByteTargets {
         self.write_with(pixels, tokens, out, add, |map, starts, out| {
             let done = avx2::apply(map, pixels, &starts, out);
             map.apply(pixels, starts, done, out);
+        });
+    }
+
+    /// [`Self::write_with`] compiled for AVX-512; the numbers are the same.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
+    fn write_avx512(&self, pixels: &[u8], tokens: &[u32], out: &mut [f32]) {
+        let add = |sums: &mut Sums, starts: Starts<'_>| {
+            if !avx512::add(sums, pixels, &starts) {
+                sums.add(pixels, starts, 0);
+            }
+        };
+        self.write_with(pixels, tokens, out, add, |map, starts, out| {
+            avx512::apply(map, pixels, &starts, out);
         });
     }
 
@@ -462,6 +484,13 @@ mod tests {
                 let mut plain = vec![0.0; fast.len()];
                 stage.write_plain(&bytes, &[0, 1], &mut plain);
                 assert_eq!(fast, plain);
+                #[cfg(target_arch = "x86_64")]
+                if std::arch::is_x86_feature_detected!("avx2") {
+                    let mut narrow = vec![0.0; fast.len()];
+                    // SAFETY: the processor has AVX2.
+                    unsafe { stage.write_avx2(&bytes, &[0, 1], &mut narrow) };
+                    assert_eq!(narrow, plain);
+                }
             }
         }
     }

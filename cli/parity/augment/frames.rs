@@ -22,12 +22,7 @@ pub(super) fn run(case: &Case, inputs: &Inputs) -> Result<Outcome> {
             Ok(frame_ids(&temporal::videomae_dense_indices(n, frames, step, end)))
         }
         "test_k400" => test_k400(case, n),
-        "test_ssv2" => {
-            let frames = case.param("T")?;
-            let clip = |clip| list(&temporal::segments_test_clip(n, frames, clip, 2));
-            let all = list(&temporal::segments_test_indices(n, frames));
-            Ok(outputs([("indices_32", all), ("clip0", clip(0)), ("clip1", clip(1))]))
-        }
+        "test_ssv2" => test_ssv2(case, n),
         "uniform_subsample" => Ok(frame_ids(&temporal::uniform(n, number(case, inputs, "T")?))),
         "slowfast_clip" => {
             let (clip, clips) = (inputs.get("clip_idx")?, inputs.get("num_clips")?);
@@ -45,7 +40,26 @@ fn test_k400(case: &Case, n: u32) -> Result<Outcome> {
     let all = temporal::videomae_test_sequence(n, frames, case.param("rate")?);
     let start = |clip| temporal::videomae_test_start(all.len(), frames, clip, clips) as u32;
     let starts: Vec<u32> = (0..clips).map(start).collect();
-    Ok(outputs([("all_index", list(&all)), ("clip_starts_5", list(&starts))]))
+    Ok(named([
+        ("all_index".to_owned(), list(&all)),
+        (format!("clip_starts_{clips}"), list(&starts)),
+    ]))
+}
+
+fn test_ssv2(case: &Case, n: u32) -> Result<Outcome> {
+    let (frames, clips) = (case.param("T")?, case.param_opt("clips")?.unwrap_or(2));
+    let all = temporal::segments_test_indices(n, frames);
+    let clip = |clip| {
+        let ids = temporal::segments_test_clip(n, frames, clip, clips);
+        (format!("clip{clip}"), list(&ids))
+    };
+    let whole = (format!("indices_{}", all.len()), list(&all));
+    Ok(named([whole].into_iter().chain((0..clips).map(clip))))
+}
+
+/// Outputs whose names say a number of the case.
+fn named(pairs: impl IntoIterator<Item = (String, Value)>) -> Outcome {
+    Outcome::Outputs(pairs.into_iter().collect())
 }
 
 fn slowfast(inputs: &Inputs, n: u32, start: f64) -> Result<Outcome> {

@@ -111,7 +111,8 @@ fn strips(
                 eprintln!("sample {n}: {name}");
                 if !sample.fits(&batch) {
                     draw_batch(args, whole, &batch, number, &mut strips)?;
-                    (batch.clear(), number += 1);
+                    batch.clear();
+                    number += 1;
                 }
                 batch.push(sample);
             }

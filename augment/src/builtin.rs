@@ -14,6 +14,7 @@ recipes!(
     "mae-vit-b",
     "mae-vit-l",
     "mae-vit-h",
+    "mae-vit-b-linprobe",
     "mae-tiny",
     "mae-st-vit-l",
     "mae-st-tiny",
@@ -42,6 +43,8 @@ recipes!(
     "fastmim-swin-b",
     "vjepa-vit-l",
     "videomae-v2-vit-b",
+    "mvit-v2-t-in1k",
+    "mvit-v2-s-k400",
 );
 
 /// The text of the recipe `name`.
@@ -122,13 +125,13 @@ mod tests {
     fn overrides_change_one_key_and_are_checked() {
         let set = |item: &str| recipe("mae-vit-b", &[item.to_owned()]);
         let file = set("pretrain.batch_size=16").expect("valid");
-        assert_eq!(file.pretrain.batch_size, Some(16));
+        assert_eq!(file.pretrain.as_ref().and_then(|table| table.batch_size), Some(16));
         assert_eq!(file.finetune, recipe("mae-vit-b", &[]).expect("valid").finetune);
         for (item, says) in [
             ("pretrain.mask.ratio=1.5", "between 0 and 1"),
             ("pretrain.mask.policy=blob", "blob"),
             ("pretrain.batchsize=3", "batchsize"),
-            ("pretrain.crop.size=100", "must divide"),
+            ("pretrain.crop.size=100", "96 or 112"),
             ("pretrain", "key=value"),
         ] {
             let error = set(item).expect_err(item).to_string();

@@ -1,6 +1,6 @@
 //! Frame sampling with given draws.
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use tubelet_augment::temporal;
 
 use super::{outputs, unsupported};
@@ -22,6 +22,11 @@ pub(super) fn run(case: &Case, inputs: &Inputs) -> Result<Outcome> {
             Ok(frame_ids(&temporal::videomae_dense_indices(n, frames, step, end)))
         }
         "test_k400" => test_k400(case, n),
+        "finetune_segments" | "finetune_ssv2" => segments(case, inputs, n),
+        "slowfast_segments" | "slowfast_ssv2" => slowfast_segments(case, inputs, n),
+        "slowfast_middles" | "slowfast_ssv2_test" => {
+            Ok(frame_ids(&temporal::middles_slowfast(n, number(case, inputs, "T")?)))
+        }
         "test_ssv2" => test_ssv2(case, n),
         "uniform_subsample" => Ok(frame_ids(&temporal::uniform(n, number(case, inputs, "T")?))),
         "slowfast_clip" => {
@@ -33,6 +38,46 @@ pub(super) fn run(case: &Case, inputs: &Inputs) -> Result<Outcome> {
         "slowfast_given_start" => slowfast(inputs, n, inputs.get("start")?),
         other => Ok(unsupported(format!("rule {other}"))),
     }
+}
+
+/// VideoMAE's training on Something-Something: `draws` of each segment, below `randint_upper`; all 0
+/// where a segment is empty.
+fn segments(case: &Case, inputs: &Inputs, n: u32) -> Result<Outcome> {
+    let frames = number(case, inputs, "T")?;
+    ensure!(frames > 0, "T is 0");
+    let bound = n / frames;
+    let ids = match bound {
+        0 => vec![0; frames as usize],
+        bound => {
+            let draws = draws(inputs, frames)?;
+            ensure!(draws.iter().all(|draw| *draw < bound), "draws {draws:?}: below {bound}");
+            (0..).zip(draws).map(|(k, draw)| k * bound + draw).collect()
+        }
+    };
+    Ok(outputs([("randint_upper", Value::json(bound)), ("frame_ids", list(&ids))]))
+}
+
+/// SlowFast's training on Something-Something: `draws` are frames from a segment's first on, the last
+/// included.
+fn slowfast_segments(case: &Case, inputs: &Inputs, n: u32) -> Result<Outcome> {
+    let frames = number(case, inputs, "T")?;
+    ensure!(frames > 0, "T is 0");
+    let ends: Vec<[u32; 2]> =
+        (0..frames).map(|k| temporal::slowfast_segment(n, frames, k)).collect();
+    let (first, last): (Vec<u32>, Vec<u32>) = ends.iter().map(|[a, b]| (*a, *b)).unzip();
+    let draws = draws(inputs, frames)?;
+    for (draw, [first, last]) in draws.iter().zip(&ends) {
+        ensure!(*draw <= last - first, "draw {draw} of the segment {first}..={last}");
+    }
+    let ids: Vec<u32> = first.iter().zip(draws).map(|(first, draw)| first + draw).collect();
+    Ok(outputs([("first", list(&first)), ("last", list(&last)), ("frame_ids", list(&ids))]))
+}
+
+/// The draw of each segment.
+fn draws(inputs: &Inputs, frames: u32) -> Result<Vec<u32>> {
+    let draws: Vec<u32> = inputs.array("draws")?.f64s().into_iter().map(|x| x as u32).collect();
+    ensure!(draws.len() == frames as usize, "{} draws for {frames} segments", draws.len());
+    Ok(draws)
 }
 
 fn test_k400(case: &Case, n: u32) -> Result<Outcome> {

@@ -14,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <random>
+#include <set>
 #include <string>
 #include <thread>
 
@@ -33,9 +34,11 @@ struct Moment {
     std::mutex mutex;
     std::condition_variable changed;
     bool happened = false;
+    std::chrono::steady_clock::time_point when;
 
     void happen() {
         std::lock_guard<std::mutex> lock(mutex);
+        when = std::chrono::steady_clock::now();
         happened = true;
         changed.notify_all();
     }
@@ -62,11 +65,24 @@ struct Event {
 // Work in order, on a thread.
 class Stream {
   public:
-    Stream() : thread([this] { run(); }) {}
+    Stream() : thread([this] { run(); }) {
+        std::lock_guard<std::mutex> lock(all_mutex);
+        all.insert(this);
+    }
 
     ~Stream() {
+        {
+            std::lock_guard<std::mutex> lock(all_mutex);
+            all.erase(this);
+        }
         push(nullptr);
         thread.join();
+    }
+
+    // Makes every stream there is wait.
+    static void all_wait(std::shared_ptr<Moment> moment) {
+        std::lock_guard<std::mutex> lock(all_mutex);
+        for (Stream* stream : all) stream->push([moment] { moment->wait(); });
     }
 
     void push(std::function<void()> work) {
@@ -102,7 +118,13 @@ class Stream {
     std::condition_variable changed;
     std::deque<std::function<void()>> queue;
     std::thread thread;
+
+    static std::mutex all_mutex;
+    static std::set<Stream*> all;
 };
+
+std::mutex Stream::all_mutex;
+std::set<Stream*> Stream::all;
 
 // Whether a test wants this call to fail.
 bool fails(const char* call) {
@@ -138,7 +160,7 @@ typedef uint64_t Address;
 
 int cuInit(unsigned) { return SUCCESS; }
 int cuDriverGetVersion(int* version) {
-    *version = fails("cuDriverGetVersion") ? 11040 : 12080;
+    *version = fails("cuDriverGetVersion") ? 11040 : fails("oldDriver") ? 12040 : 12080;
     return SUCCESS;
 }
 int cuDeviceGetCount(int* count) {
@@ -230,6 +252,22 @@ int cuEventQuery(void* event) {
     return !moment || moment->has_happened() ? SUCCESS : NOT_READY;
 }
 
+int cuEventElapsedTime_v2(float* milliseconds, void* start, void* end) {
+    auto from = static_cast<Event*>(start)->last(), to = static_cast<Event*>(end)->last();
+    if (!from || !to) return INVALID;
+    if (!from->has_happened() || !to->has_happened()) return NOT_READY;
+    *milliseconds = std::chrono::duration<float, std::milli>(to->when - from->when).count();
+    return SUCCESS;
+}
+int cuEventElapsedTime(float* milliseconds, void* start, void* end) {
+    return cuEventElapsedTime_v2(milliseconds, start, end);
+}
+int cuCtxWaitEvent(void*, void* event) {
+    if (fails("cuCtxWaitEvent")) return INVALID;
+    if (auto moment = static_cast<Event*>(event)->last()) Stream::all_wait(moment);
+    return SUCCESS;
+}
+
 int cuMemAllocFromPoolAsync(Address* address, size_t bytes, void*, void*) {
     if (fails("cuMemAllocFromPoolAsync")) return OUT_OF_MEMORY;
     *address = reinterpret_cast<Address>(allocate(bytes));
@@ -256,6 +294,13 @@ int cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void* strea
 int cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void* stream) {
     static_cast<Stream*>(stream)->push(
         [=] { memcpy(to, reinterpret_cast<const void*>(from), bytes); });
+    return SUCCESS;
+}
+int cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void* stream) {
+    if (fails("cuMemcpyDtoDAsync")) return INVALID;
+    static_cast<Stream*>(stream)->push([=] {
+        memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
+    });
     return SUCCESS;
 }
 

@@ -21,10 +21,22 @@ pub struct Param<B: Backend> {
     pub trainable: bool,
 }
 
+/// The numbers in which matrices are multiplied. Parameters, their gradients, the optimiser's state,
+/// sums of the residual stream, norms, softmax and losses are f32 with either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// bfloat16: linear layers, attention's products and GELU.
+    Bf16,
+}
+
 /// All parameters of a model.
 #[derive(Clone, Debug)]
 pub struct Params<B: Backend> {
     entries: BTreeMap<String, Param<B>>,
+    precision: Precision,
 }
 
 impl<B: Backend> Params<B> {
@@ -49,7 +61,17 @@ impl<B: Backend> Params<B> {
             let param = Param { shape: spec.shape.clone(), value, trainable: spec.trainable };
             entries.insert(spec.name.clone(), param);
         }
-        Ok(Self { entries })
+        Ok(Self { entries, precision: Precision::F32 })
+    }
+
+    /// The same, multiplied in `precision`.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
+    /// The numbers in which they are multiplied.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Puts all of `weights` on `device`, every one trainable.
@@ -58,7 +80,7 @@ impl<B: Backend> Params<B> {
             let value = tensor_1d::<B>(array, device).set_require_grad(B::ad_enabled(device));
             (name.to_owned(), Param { shape: array.shape.clone(), value, trainable: true })
         });
-        Self { entries: entries.collect() }
+        Self { entries: entries.collect(), precision: Precision::F32 }
     }
 
     /// The parameter `name` with its `D` axes.
@@ -144,7 +166,7 @@ impl<B: AutodiffBackend> Params<B> {
             let value = p.value.clone().inner();
             (name.clone(), Param { shape: p.shape.clone(), value, trainable: p.trainable })
         });
-        Params { entries: entries.collect() }
+        Params { entries: entries.collect(), precision: self.precision }
     }
 
     /// The same values as leaves of a graph of their own, so that several threads can each compute
@@ -154,7 +176,7 @@ impl<B: AutodiffBackend> Params<B> {
             let value = Tensor::from_inner(p.value.clone().inner()).set_require_grad(p.trainable);
             (name.clone(), Param { shape: p.shape.clone(), value, trainable: p.trainable })
         });
-        Self { entries: entries.collect() }
+        Self { entries: entries.collect(), precision: self.precision }
     }
 
     /// Takes the gradient of every trained parameter that took part in the loss.

@@ -4,12 +4,12 @@
 use tubelet_core::{Chroma, Rect, Size, Upsampling, Yuv, YuvMatrix};
 
 use super::device::gpu;
-use super::simulated::SIMULATED;
+use super::simulated::{NO_REGIONS, SIMULATED};
 use crate::kernels::Address;
 use crate::nvjpeg::{JpegDecoder, JpegPlanes, JpegRequest};
 
 /// A simulated file; `kind` says who can decode it: 0 all, 1 the multiprocessors, 2 nobody, 3 is
-/// damaged.
+/// damaged, 4 the engines, whole.
 fn file(chroma: Chroma, size: Size, seed: u8, kind: u8) -> [u8; 8] {
     let (components, subsampling) = match chroma {
         Chroma::Absent => (1, 6),
@@ -50,11 +50,13 @@ fn files_come_back_as_planes_or_refused_one_by_one() {
     let mut decoder = JpegDecoder::new(&gpu, &stream).expect("the simulated library");
     let failure = std::env::var("TUBELET_SIMULATED_FAILURE").unwrap_or_default();
     assert_eq!(decoder.has_engines(), failure != "nvjpegHardware");
+    let regions = std::env::var_os(NO_REGIONS).is_none();
     let size = Size::new(101, 67);
     let region = Rect { x: 33, y: 20, width: 21, height: 19 };
     let chroma = [Chroma::Absent, Chroma::Full, Chroma::HalfColumns, Chroma::HalfBoth];
-    let kinds = [0, 1, 0, 2, 0, 3, 1, 0];
-    let files: Vec<_> = (0..8).map(|n| file(chroma[n % 4], size, n as u8 * 17, kinds[n])).collect();
+    let kinds = [0, 1, 0, 2, 0, 3, 1, 0, 4, 4];
+    let files: Vec<_> =
+        (0..10).map(|n| file(chroma[n % 4], size, n as u8 * 17, kinds[n])).collect();
     let request = |n: usize| {
         let yuv = Yuv {
             chroma: chroma[n % 4],
@@ -66,21 +68,24 @@ fn files_come_back_as_planes_or_refused_one_by_one() {
         JpegRequest { encoded: &files[n], size, yuv, region: (n % 3 > 0).then_some(region) }
     };
     for _ in 0..3 {
-        let requests: Vec<_> = (0..8).map(request).collect();
+        let requests: Vec<_> = (0..10).map(request).collect();
         let decoded = decoder.decode(&requests).expect("the device works");
         for (n, outcome) in decoded.iter().enumerate() {
             match outcome {
                 Ok(planes) => {
-                    assert!(kinds[n] < 2 && n != 7, "file {n}");
-                    let by_engine = failure.is_empty() && kinds[n] == 0;
+                    assert!((kinds[n] < 2 || kinds[n] == 4) && n != 7, "file {n}");
+                    let by_engine = failure.is_empty() && regions && kinds[n] == 0;
                     let whole = requests[n].region.is_none() || !by_engine;
+                    assert!(kinds[n] < 4 || failure.is_empty(), "file {n}: for the engines alone");
                     assert_eq!(planes.held.region == Rect::full(size), whole, "file {n}");
                     assert!(planes.held.suffices(region));
                     check(planes, n as u8 * 17);
                 }
                 Err(error) => {
                     assert!(kinds[n] > 1 || n == 7, "file {n}: {error}");
-                    let reason = if kinds[n] == 2 { "does not support" } else { "header" };
+                    assert!(kinds[n] < 4 || !failure.is_empty(), "file {n}: {error}");
+                    let reason =
+                        if kinds[n] == 2 || kinds[n] == 4 { "does not support" } else { "header" };
                     assert!(error.to_string().contains(reason), "file {n}: {error}");
                 }
             }

@@ -21,7 +21,15 @@ fn block(ratio: Option<f64>, count: Option<u32>, min: Option<u32>) -> MaskFile {
 
 fn ibot(shape: IbotShape) -> MaskFile {
     let (ratio, variance) = (vec![0.0, 0.3], vec![0.0, 0.2]);
-    MaskFile::Ibot { ratio, variance, shape, min: None, aspect: ASPECT, tries: 10 }
+    MaskFile::Ibot {
+        ratio,
+        variance,
+        shape,
+        min: None,
+        aspect: ASPECT,
+        tries: 10,
+        pred_start_epoch: 0,
+    }
 }
 
 fn group(blocks: u32, share: f64) -> BlockGroup {

@@ -44,7 +44,7 @@ fn table() -> Result<Table> {
         let source = file.source.split(['.', ';']).next().unwrap_or_default().to_owned();
         table.add_row([
             file.name.clone(),
-            file.method.clone(),
+            file.method.to_string(),
             format!("{} x {}", recipe.frames(), recipe.size()),
             format!("{} = {grid}", grid.len()),
             format!("{hidden}"),

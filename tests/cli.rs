@@ -33,6 +33,15 @@ fn fails(code: i32, arguments: &[&str]) -> String {
 fn mistakes_exit_with_2_and_say_what_would_be_right() {
     assert!(fails(2, &["recipes", "mae-vit-x"]).contains("mae-vit-b"));
     assert!(fails(2, &["recipes", "mae-vit-b", "--set", "pretrain.flip=2"]).contains("0 to 1"));
+    for (set, says) in [
+        ("pretrain.train.epocs=1", "epocs"),
+        ("model.family=foo", "expected one of `mae`"),
+        ("method=simmim", "simmim"),
+        ("pretrain.mask={policy=\"block\", ratio=0.4}", "random, tube"),
+    ] {
+        let error = fails(2, &["recipes", "mae-tiny", "--set", set]);
+        assert!(error.contains(says), "{set}: {error}");
+    }
     let root = media::imagenet(1, 2);
     let data = path(root.path());
     assert!(fails(2, &["inspect", data, "--sample", "9"]).contains("2"));

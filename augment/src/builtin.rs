@@ -128,7 +128,7 @@ mod tests {
             ("pretrain.mask.ratio=1.5", "between 0 and 1"),
             ("pretrain.mask.policy=blob", "blob"),
             ("pretrain.batchsize=3", "batchsize"),
-            ("pretrain.crop.size=100", "must divide"),
+            ("pretrain.crop.size=100", "96 or 112"),
             ("pretrain", "key=value"),
         ] {
             let error = set(item).expect_err(item).to_string();

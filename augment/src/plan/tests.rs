@@ -53,8 +53,44 @@ fn clips_begin_on_references_where_their_step_allows() {
         moved += u32::from(before != after);
         assert_eq!(frames(&spaced(4), 6, sample), frames(&plain, 6, sample));
         assert_eq!(frames(&spaced(1), 4, sample), before);
+        let exact = recipe("videomae-vit-b-k400", Stage::Pretrain, &["pretrain.exact_start=true"]);
+        let plan = exact.plan(key(sample), &spaced(4)).expect("has frames");
+        assert_eq!(plan.views[0].frames, before);
     }
     assert!(moved > 20, "{moved}");
+}
+
+#[test]
+fn repeats_share_their_frames_where_the_recipe_says_so() {
+    let info =
+        MediaInfo { frames: 300, fps: 30.0, ..MediaInfo::picture(Size::new(340, 256), "h264") };
+    let plans = |set: &str| {
+        let recipe = recipe("videomae-vit-b-k400", Stage::Finetune, &[set]);
+        [0, 1].map(|repeat| recipe.plan(SampleKey { repeat, ..key(3) }, &info).expect("has frames"))
+    };
+    let [first, second] = plans("finetune.share_frames=true");
+    assert_eq!(first.views[0].frames, second.views[0].frames);
+    assert_ne!(first.views[0].geometry, second.views[0].geometry);
+    let [own, other] = plans("finetune.share_frames=false");
+    assert_eq!(own, first);
+    assert_ne!(own.views[0].frames, other.views[0].frames);
+}
+
+#[test]
+fn whole_frames_are_warped_and_short_sides_cropped_anywhere() {
+    let geometry = |crop: &str| {
+        let recipe = recipe("mae-vit-b", Stage::Pretrain, &[crop]);
+        recipe.plan(key(1), &photo()).expect("has a frame").views[0].geometry
+    };
+    let whole = Rect::full(photo().size);
+    assert_eq!(
+        geometry("pretrain.crop={rule=\"warp\", size=64}"),
+        Geometry::CropThenResize { region: whole }
+    );
+    let random = geometry("pretrain.crop={rule=\"random\", size=64, resize=72}");
+    let Geometry::ResizeThenCrop { resized, region } = random else { panic!("{random:?}") };
+    assert_eq!(resized, Size::new(96, 72));
+    assert!(region.fits(resized) && region.size() == Size::square(64));
 }
 
 /// Whatever is drawn: a crop at a level holds at least the output's pixels and lies where the crop

@@ -271,7 +271,8 @@ fn what_cannot_work_is_named() {
         ("policy = \"block\"\ncount = 196", image, "count", "1 to 195"),
         ("policy = \"block\"\nratio = 0.4\nmin = 50\nmax = 20", image, "max", "min = 50"),
         ("policy = \"block\"\nratio = 0.4\naspect = [2.0, 1.0]", image, "aspect", "smallest"),
-        ("policy = \"block\"\nratio = 0.4\ntries = 0", image, "tries", "at least 1"),
+        ("policy = \"block\"\nratio = 0.4\ntries = 0", image, "tries", "1 to 10000"),
+        ("policy = \"block\"\nratio = 0.4\ntries = 4000000000", image, "tries", "1 to 10000"),
         ("policy = \"block\"\ncount = 3\nmin = 3", PatchGrid::new(1, 2, 2), "min", "grid 1x2x2"),
         ("policy = \"block-exact\"\nratio = 0.5\nblocks = 120", image, "blocks", "98 hidden"),
         (
@@ -300,7 +301,20 @@ fn what_cannot_work_is_named() {
             "groups.scale",
             "less than one token",
         ),
+        (
+            "policy = \"multi-block\"\ngroups = [{ blocks = 60, scale = [0.7, 0.7] }]",
+            VIDEO,
+            "groups.blocks",
+            "fewer or smaller",
+        ),
+        (
+            "policy = \"multi-block\"\ngroups = [{ blocks = 200000000, scale = [0.15, 0.15] }]",
+            VIDEO,
+            "groups.blocks",
+            "1 to the 1568 tokens",
+        ),
         ("policy = \"running-cell\"\nratio = 0.9\ndecoder = 0.2", VIDEO, "decoder", "0.25"),
+        ("policy = \"running-cell\"\nratio = 0.9\ndecoder = 0.6", VIDEO, "decoder", "0.25, 0.5"),
         ("policy = \"running-cell\"\nratio = 0.9", PatchGrid::new(8, 7, 7), "policy", "2x2"),
         ("policy = \"drop-token\"\nkeep = 0.001", image, "keep", "no token"),
         ("policy = \"mvm\"\nmodes = [\"attended\"]", VIDEO, "modes", "scores"),
@@ -317,4 +331,17 @@ fn what_cannot_work_is_named() {
     }
     assert!(toml::from_str::<MaskFile>("policy = \"tubes\"\nratio = 0.9").is_err());
     assert!(toml::from_str::<MaskFile>("policy = \"tube\"\nratio = 0.9\nratios = 1").is_err());
+}
+
+#[test]
+fn nothing_is_hidden_before_the_first_epoch_that_masks() {
+    let text = "policy = \"ibot\"\nratio = [0.3]\nvariance = [0.0]\npred_start_epoch = 50";
+    let grid = PatchGrid::new(1, 14, 14);
+    let policy = MaskPolicy::resolve(&file(text), grid, PATCH).expect("valid");
+    let hidden = |epoch| {
+        let mut rng = SampleRng::new(1, epoch, 7, 0, Draw::Mask);
+        policy.draw_in(epoch, grid, &mut rng).expect("a mask").masked_count()
+    };
+    assert_eq!((hidden(0), hidden(49)), (0, 0));
+    assert!(hidden(50) > 0 && hidden(800) > 0);
 }

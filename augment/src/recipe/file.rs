@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Checker;
 use super::{
-    AugmentFile, BucketsFile, ClipRule, CropRule, Media, Multigrid, NormaliseName, PhaseFile,
-    Pixels, Recipe, RecipeError, Resize, Stage, TargetFile, ViewFile,
+    AugmentFile, BucketsFile, ClipRule, CropRule, Media, Method, Multigrid, NormaliseName,
+    PhaseFile, Pixels, Recipe, RecipeError, Resize, Stage, TargetFile, ViewFile,
 };
 use crate::mask::MaskFile;
 
@@ -29,6 +29,14 @@ pub struct StageFile {
     /// How frames are chosen; needed for videos.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<ClipRule>,
+    /// The `repeats` of a video have the same frames, each cropped and changed on its own: VideoMAE's
+    /// and SlowFast's `num_sample`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub share_frames: bool,
+    /// Clips of videos re-encoded for training start at any frame, as the published rules say;
+    /// where absent, less than a stride earlier, at a frame from which all of them are cheap to decode.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exact_start: bool,
     /// How the region is chosen.
     pub crop: CropRule,
     /// Probability of mirroring.
@@ -79,8 +87,8 @@ const fn one() -> u16 {
 pub struct RecipeFile {
     /// Its name.
     pub name: String,
-    /// The pre-training method, for the trainer.
-    pub method: String,
+    /// The pre-training method.
+    pub method: Method,
     /// Where the numbers come from.
     pub source: String,
     /// What deviates from the source, for people.
@@ -113,15 +121,16 @@ impl RecipeFile {
     /// # Errors
     /// On bad TOML, unknown or missing keys, and values no stage can use.
     pub fn parse(name: &str, text: &str, overrides: &[String]) -> Result<Self, RecipeError> {
-        let syntax = |message: String| RecipeError::Syntax { recipe: name.to_owned(), message };
-        let mut table: toml::Table =
-            toml::from_str(text).map_err(|e| syntax(e.to_string().trim_end().to_owned()))?;
-        for item in overrides {
-            apply_override(&mut table, item)?;
-        }
-        let text = toml::to_string(&table).map_err(|e| syntax(e.to_string()))?;
-        let mut file: Self =
-            toml::from_str(&text).map_err(|e| syntax(e.to_string().trim_end().to_owned()))?;
+        let mut file = match overrides {
+            [] => typed(name, toml::Deserializer::parse(text).map_err(|e| syntax(name, &e))?)?,
+            _ => {
+                let mut table: toml::Table = toml::from_str(text).map_err(|e| syntax(name, &e))?;
+                for item in overrides {
+                    apply_override(&mut table, item)?;
+                }
+                typed(name, table)?
+            }
+        };
         for stage in file.stages().collect::<Vec<_>>() {
             // Said, where it was the default.
             let pixels = Some(file.stage(stage)?.pixels());
@@ -179,6 +188,28 @@ impl RecipeFile {
             (None, None) => checker.recipe(),
         }
     }
+}
+
+/// The file's fields; an error says which key they end at, beside what and where in the text.
+fn typed<'de, D>(name: &str, text: D) -> Result<RecipeFile, RecipeError>
+where
+    D: serde::Deserializer<'de, Error = toml::de::Error>,
+{
+    serde_path_to_error::deserialize(text).map_err(|error| {
+        let path = error.path().to_string();
+        match syntax(name, error.inner()) {
+            RecipeError::Syntax { recipe, message } if path != "." => {
+                RecipeError::Syntax { recipe, message: format!("{path}: {message}") }
+            }
+            other => other,
+        }
+    })
+}
+
+/// What TOML's parser says.
+fn syntax(name: &str, error: &toml::de::Error) -> RecipeError {
+    let message = error.to_string().trim_end().to_owned();
+    RecipeError::Syntax { recipe: name.to_owned(), message }
 }
 
 /// Sets `a.b.c=value` in `table`.

@@ -92,6 +92,7 @@ fn ibot(case: &Case, grid: PatchGrid, shape: IbotShape) -> Result<DrawMask> {
         min: case.param_opt("min_block")?.unwrap_or_else(|| mask::ibot::smallest_block(grid)),
         aspect: case.param_opt("aspect")?.unwrap_or(mask::block::ASPECT),
         tries: case.param_opt("tries")?.unwrap_or(mask::block::TRIES),
+        from_epoch: 0,
     };
     Ok(Box::new(move |rng| mask::ibot(grid, &spec, rng)))
 }

@@ -25,7 +25,7 @@ pub mod stage;
 mod tests;
 
 pub use context::{Gpu, Kernels, NoGpu};
-pub use crop::{Cropper, Nv12Clip};
+pub use crop::{Cropper, CutFrames, Nv12Clip};
 pub use error::GpuError;
 pub use hand_over::{HandOver, Places};
 pub use kernels::{DType, Launch};

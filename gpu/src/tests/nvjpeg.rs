@@ -1,5 +1,9 @@
 //! Batches of JPEG files through the simulated library, in which a file's samples are a function of
-//! their places (`kernels/host/driver.cpp`).
+//! their places (`kernels/host/driver.cpp`); real files through nvJPEG on a real device.
+
+use cudarc::driver::result;
+use image::ImageEncoder;
+use image::codecs::jpeg::JpegEncoder;
 
 use tubelet_core::{Chroma, Rect, Size, Upsampling, Yuv, YuvMatrix};
 
@@ -88,6 +92,49 @@ fn files_come_back_as_planes_or_refused_one_by_one() {
                         if kinds[n] == 2 || kinds[n] == 4 { "does not support" } else { "header" };
                     assert!(error.to_string().contains(reason), "file {n}: {error}");
                 }
+            }
+        }
+    }
+}
+
+/// Grey pictures, so that samples are pixels, by another decoder and by nvJPEG: whole and in part.
+#[test]
+fn real_files_have_the_usual_samples() {
+    if std::env::var_os(SIMULATED).is_some() {
+        return;
+    }
+    let Some(gpu) = gpu() else { return };
+    let stream = gpu.context().new_stream().expect("a stream");
+    let mut decoder = JpegDecoder::new(&gpu, &stream).expect("nvJPEG, see TUBELET_NVJPEG");
+    let size = Size::new(333, 251);
+    let wave = |x: f64, y: f64| 128.0 + 90.0 * (x * 0.07).sin() * (y * 0.05).cos() + (x * y) % 7.0;
+    let pixels: Vec<u8> = (0..size.height)
+        .flat_map(|y| (0..size.width).map(move |x| wave(x.into(), y.into()) as u8))
+        .collect();
+    let mut encoded = Vec::new();
+    let encoder = JpegEncoder::new_with_quality(&mut encoded, 90);
+    let grey = image::ExtendedColorType::L8;
+    encoder.write_image(&pixels, size.width, size.height, grey).expect("encodes");
+    let want = image::load_from_memory(&encoded).expect("decodes").into_luma8();
+    let yuv =
+        Yuv { chroma: Chroma::Absent, upsampling: Upsampling::Triangle, matrix: YuvMatrix::JPEG };
+    let region = Rect { x: 101, y: 64, width: 90, height: 77 };
+    let requests = [None, Some(region)].map(|region| {
+        let encoded = encoded.as_slice();
+        JpegRequest { encoded, size, yuv, region }
+    });
+    for planes in decoder.decode(&requests).expect("the device works") {
+        let planes = planes.expect("a usual file");
+        let (held, pitch) = (planes.held.region, planes.layout.luma_pitch as usize);
+        assert!(planes.held.suffices(region), "{held:?}");
+        let mut line = vec![0u8; held.width as usize];
+        for y in 0..held.height {
+            let at = planes.planes[0].0 + (y as usize * pitch) as u64;
+            // SAFETY: the planes are held, and as large as their region.
+            unsafe { result::memcpy_dtoh_sync(&mut line, at) }.expect("copies");
+            for (x, got) in (held.x..).zip(&line) {
+                let want = want.get_pixel(x, held.y + y).0[0];
+                assert!(got.abs_diff(want) <= 2, "{got} for {want} at {x}, {y} of {held:?}");
             }
         }
     }

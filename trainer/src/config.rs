@@ -342,9 +342,10 @@ pub fn check(file: &RecipeFile) -> Result<(), TrainError> {
             TrainConfig::read(file, stage)?;
         }
     }
-    let recipe =
-        file.stage(Stage::Pretrain).map_err(|e| TrainError::recipe("pretrain", e.to_string()))?;
-    if model.family != Family::Maskfeat {
+    if file.pretrain.is_some() && model.family != Family::Maskfeat {
+        let recipe = file
+            .stage(Stage::Pretrain)
+            .map_err(|e| TrainError::recipe("pretrain", e.to_string()))?;
         check_counts(recipe.mask(), model.family)?;
     }
     Ok(())

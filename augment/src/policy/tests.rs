@@ -1,5 +1,7 @@
 //! What holds for every family.
 
+mod statistics;
+
 use proptest::prelude::*;
 use tubelet_core::{Draw, Mask, PatchGrid, PatchSize, SampleRng};
 
@@ -192,50 +194,6 @@ fn no_token_is_preferred() {
         let sigma = (draws as f64 * share * (1.0 - share)).sqrt();
         let off = hits.iter().map(|h| (h - share * draws as f64).abs()).fold(0.0, f64::max);
         assert!(off < 5.0 * sigma, "{text}: {off} of {sigma}");
-    }
-}
-
-/// How often each token and each pair of the first token with another is hidden in a pass, over
-/// 100,000 draws, for the families whose rule gives the probabilities: within four standard errors.
-#[test]
-fn probabilities_are_those_of_the_rules() {
-    // Tokens, hidden, and of each further pass hidden; pairs of hidden tokens are without preference.
-    let grid = PatchGrid::new(1, 4, 4);
-    let families: [(&str, f64, &[f64]); 4] = [
-        ("policy = \"multi-fold\"\nratio = 0.75\nfolds = 3", 12.0, &[12.0; 3]),
-        ("policy = \"halves\"", 8.0, &[8.0]),
-        ("policy = \"drop-token\"", 8.0, &[]),
-        ("policy = \"random\"\nratio = 0.6\ncount = \"masked-ceil\"", 10.0, &[]),
-    ];
-    let draws = 100_000u64;
-    for (text, hidden, passes) in families {
-        let policy = policy(text, grid);
-        let mut counts = vec![[[0u32; 2]; 16]; 1 + passes.len()];
-        for n in 0..draws {
-            let mask = draw(&policy, grid, 21, n);
-            let others = mask.passes().iter().map(AsRef::as_ref);
-            for (counts, pass) in counts.iter_mut().zip([mask.as_slice()].into_iter().chain(others))
-            {
-                for (count, hidden) in counts.iter_mut().zip(pass) {
-                    count[0] += u32::from(*hidden);
-                    count[1] += u32::from(*hidden && pass[0]);
-                }
-            }
-        }
-        for (counts, hidden) in
-            counts.iter().zip([hidden].into_iter().chain(passes.iter().copied()))
-        {
-            let one = hidden / 16.0;
-            let both = one * (hidden - 1.0) / 15.0;
-            for (token, [alone, paired]) in counts.iter().enumerate() {
-                let near = |count: u32, p: f64| {
-                    let sigma = (draws as f64 * p * (1.0 - p)).sqrt();
-                    (f64::from(count) - draws as f64 * p).abs() < 4.0 * sigma
-                };
-                assert!(near(*alone, one), "{text}: token {token} hidden {alone} times");
-                assert!(token == 0 || near(*paired, both), "{text}: 0 and {token} {paired} times");
-            }
-        }
     }
 }
 

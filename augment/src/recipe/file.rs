@@ -87,7 +87,7 @@ const fn one() -> u16 {
 pub struct RecipeFile {
     /// Its name.
     pub name: String,
-    /// The pre-training method.
+    /// Its method.
     pub method: Method,
     /// Where the numbers come from.
     pub source: String,
@@ -103,8 +103,9 @@ pub struct RecipeFile {
     /// The trainer's table; not looked at here. Absent where the recipe describes data alone.
     #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
     pub model: toml::Table,
-    /// Masked pre-training.
-    pub pretrain: StageFile,
+    /// Masked pre-training; absent where the recipe is of supervised training alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pretrain: Option<StageFile>,
     /// Supervised fine-tuning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finetune: Option<StageFile>,
@@ -131,11 +132,19 @@ impl RecipeFile {
                 typed(name, table)?
             }
         };
+        if file.stages().next().is_none() {
+            return Err(RecipeError::Value {
+                recipe: name.to_owned(),
+                key: "pretrain, finetune and eval".to_owned(),
+                value: "absent".to_owned(),
+                valid: "at least one of the tables".to_owned(),
+            });
+        }
         for stage in file.stages().collect::<Vec<_>>() {
             // Said, where it was the default.
             let pixels = Some(file.stage(stage)?.pixels());
             match stage {
-                Stage::Pretrain => file.pretrain.pixels = pixels,
+                Stage::Pretrain => file.pretrain.iter_mut().for_each(|table| table.pixels = pixels),
                 Stage::Finetune => file.finetune.iter_mut().for_each(|table| table.pixels = pixels),
                 Stage::Eval => file.eval.iter_mut().for_each(|table| table.pixels = pixels),
             }
@@ -156,7 +165,7 @@ impl RecipeFile {
     /// One stage as it is in the file.
     pub fn stage_file(&self, stage: Stage) -> Option<&StageFile> {
         match stage {
-            Stage::Pretrain => Some(&self.pretrain),
+            Stage::Pretrain => self.pretrain.as_ref(),
             Stage::Finetune => self.finetune.as_ref(),
             Stage::Eval => self.eval.as_ref(),
         }

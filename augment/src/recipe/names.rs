@@ -51,7 +51,7 @@ impl FromStr for Stage {
     }
 }
 
-/// The pre-training method that a recipe describes.
+/// The method that a recipe describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
@@ -83,6 +83,8 @@ pub enum Method {
     Simmim,
     /// SplitMask.
     Splitmask,
+    /// Supervised training from scratch: MViT.
+    Supervised,
     /// VATT.
     Vatt,
     /// VideoMAE.
@@ -111,6 +113,7 @@ impl Method {
             Self::Sdae => "sdae",
             Self::Simmim => "simmim",
             Self::Splitmask => "splitmask",
+            Self::Supervised => "supervised",
             Self::Vatt => "vatt",
             Self::Videomae => "videomae",
             Self::VideomaeV2 => "videomae-v2",

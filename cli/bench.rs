@@ -96,6 +96,14 @@ impl Floats {
         Ok(())
     }
 
+    /// Bytes copied to the device so far, and the seconds that it was copying.
+    fn copies(&self) -> Option<(u64, f64)> {
+        match self {
+            Self::None | Self::Host(..) => None,
+            Self::Device(stage) => Some(stage.copies().read()),
+        }
+    }
+
     /// Waits for the device.
     fn finish(&self) -> Result<()> {
         match self {
@@ -110,6 +118,8 @@ struct Measured {
     seconds: f64,
     rows: u64,
     stage_s: f64,
+    /// Bytes a second of the copies to a device.
+    copy_rate: Option<f64>,
     stats: Stats,
 }
 
@@ -171,7 +181,8 @@ fn measure(mut batches: Batches, args: &BenchArgs, mut floats: Floats) -> Result
     if rows == 0 {
         bail!("the data set ended after one batch: nothing was measured; use a smaller --batch");
     }
-    Ok(Measured { seconds, rows, stage_s, stats })
+    let copy_rate = floats.copies().map(|(bytes, seconds)| bytes as f64 / seconds.max(1e-9));
+    Ok(Measured { seconds, rows, stage_s, copy_rate, stats })
 }
 
 /// What happened between two snapshots.
@@ -199,7 +210,7 @@ fn difference(after: &Stats, before: &Stats) -> Stats {
 }
 
 fn report(args: &BenchArgs, measured: &Measured, batch_size: u32, workers: usize) -> Value {
-    let Measured { seconds, rows, stage_s, stats } = measured;
+    let Measured { seconds, rows, stage_s, copy_rate, stats } = measured;
     let mut stages = serde_json::Map::new();
     for (name, time) in stats.stages() {
         stages.insert(name.to_owned(), json!(time));
@@ -212,6 +223,7 @@ fn report(args: &BenchArgs, measured: &Measured, batch_size: u32, workers: usize
         "decoded_frames_per_wanted": stats.decoded_per_wanted().unwrap_or(0.0),
         "level_samples": stats.level_samples,
         "bytes_per_s": stats.bytes as f64 / seconds,
+        "copy_to_device_bytes_per_s": copy_rate,
         "stages": stages,
         "limiting_stage": if stage_s > &(seconds * 0.5) { "stage" } else { stats.limiting_stage() },
         "worker_idle_s": stats.worker_idle_s,
@@ -254,6 +266,9 @@ fn table(measured: &Measured, report: &Value) -> Table {
     row("workers: idle", format!("{:.2} s, {idle:.0} %", stats.worker_idle_s));
     let floats = 100.0 * measured.stage_s / seconds;
     row("floats and targets", format!("{:.2} s, {floats:.0} %", measured.stage_s));
+    if let Some(rate) = measured.copy_rate {
+        row("copies to the device", format!("{:.1} GB/s", rate / 1e9));
+    }
     let wait = 100.0 * stats.batch_wait_s / seconds;
     row("waiting for batches", format!("{:.2} s, {wait:.0} %", stats.batch_wait_s));
     row("dropped samples", stats.dropped.to_string());

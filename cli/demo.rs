@@ -10,7 +10,7 @@ use tubelet_formats::convert::{ConvertOptions, OnBroken, convert};
 use tubelet_formats::{OpenOptions, open};
 use tubelet_trainer::report::{Line, Page, RECONSTRUCTIONS, RECONSTRUCTIONS_CAPTION, REPORT};
 use tubelet_trainer::run::Metric;
-use tubelet_trainer::{Device, FinetuneOptions, RunOptions, finetune, pretrain};
+use tubelet_trainer::{Device, FinetuneOptions, Precision, RunOptions, finetune, pretrain};
 
 use crate::common::{default_workers, progress, recipe_file};
 use crate::motion::{MOTIONS, write_split};
@@ -144,6 +144,7 @@ fn options(recipe: &RecipeFile, shards: &Path, out: &Path, seed: u64) -> Result<
         max_steps: None,
         checkpoint_every: 0,
         device: Device::Cpu,
+        precision: Precision::F32,
         progress: true,
     })
 }

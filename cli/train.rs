@@ -9,9 +9,12 @@ use tubelet_augment::Stage;
 use tubelet_loader::Stats;
 use tubelet_trainer::checkpoint::InitReport;
 use tubelet_trainer::evaluate::Accuracy;
-use tubelet_trainer::{Device, FinetuneOptions, RunOptions, evaluate, finetune as fine_tune};
+use tubelet_trainer::run::{GpuTimes, Metric};
+use tubelet_trainer::{
+    Device, FinetuneOptions, Precision, RunOptions, evaluate, finetune as fine_tune,
+};
 
-use crate::common::{HowArgs, RecipeArgs, default_workers};
+use crate::common::{HowArgs, RecipeArgs, bytes_text, default_workers};
 use crate::decode::{DecodeArgs, Decoding};
 
 /// Where to compute.
@@ -31,6 +34,25 @@ impl From<DeviceArg> for Device {
             DeviceArg::Cpu => Self::Cpu,
             DeviceArg::Cuda => Self::Cuda,
             DeviceArg::Vulkan => Self::Vulkan,
+        }
+    }
+}
+
+/// The numbers of products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PrecisionArg {
+    /// 32-bit floats
+    F32,
+    /// bfloat16 in linear layers, attention and GELU; weights, the optimiser's state, norms, softmax,
+    /// residual sums and losses stay 32-bit floats
+    Bf16,
+}
+
+impl From<PrecisionArg> for Precision {
+    fn from(arg: PrecisionArg) -> Self {
+        match arg {
+            PrecisionArg::F32 => Self::F32,
+            PrecisionArg::Bf16 => Self::Bf16,
         }
     }
 }
@@ -72,6 +94,9 @@ struct RunArgs {
     /// Where to compute
     #[arg(long, value_enum, default_value_t = DeviceArg::Cpu)]
     device: DeviceArg,
+    /// In which numbers matrices are multiplied
+    #[arg(long, value_enum, default_value_t = PrecisionArg::F32)]
+    precision: PrecisionArg,
     #[command(flatten)]
     decode: DecodeArgs,
 }
@@ -96,6 +121,7 @@ impl RunArgs {
             max_steps: self.max_steps,
             checkpoint_every: self.checkpoint_every,
             device: self.device.into(),
+            precision: self.precision.into(),
             progress: true,
         })
     }
@@ -157,6 +183,7 @@ pub(crate) fn pretrain(args: &PretrainArgs) -> Result<bool> {
         [summary.seconds, summary.data_wait],
         &summary.loader,
     );
+    print_pace(&summary.metrics, summary.gpu.as_ref());
     Ok(true)
 }
 
@@ -184,6 +211,7 @@ pub(crate) fn finetune(args: &FinetuneArgs) -> Result<bool> {
         [summary.seconds, summary.data_wait],
         &summary.loader,
     );
+    print_pace(&summary.metrics, summary.gpu.as_ref());
     if let Some(accuracy) = &summary.accuracy {
         print_accuracy(accuracy);
     }
@@ -222,6 +250,37 @@ fn print_run(
     if let Some(decoded) = loader.decoded_per_wanted() {
         let how = if decoded < 1.05 { "no more than needed" } else { "others lean on some" };
         eprintln!("{decoded:.2} pictures decoded for each wanted frame: {how}");
+    }
+}
+
+/// First steps of a run, in which kernels are compiled and caches warm.
+const WARM_UP: usize = 5;
+
+/// Step time, rows a second and waiting, over the later steps; on a GPU, the copies to it.
+fn print_pace(metrics: &[Metric], gpu: Option<&GpuTimes>) {
+    let mut steps: Vec<&Metric> = metrics.iter().skip(WARM_UP).collect();
+    if steps.is_empty() {
+        return;
+    }
+    let wait = steps.iter().map(|m| m.data_wait * m.step_s).sum::<f64>();
+    let all = steps.iter().map(|m| m.step_s).sum::<f64>().max(1e-9);
+    steps.sort_by(|a, b| a.step_s.total_cmp(&b.step_s));
+    let middle = steps[steps.len() / 2];
+    eprintln!(
+        "a step takes {:.1} ms (median after {WARM_UP}): {:.1} rows/s, {:.2} % waiting for data",
+        1e3 * middle.step_s,
+        middle.rows_per_s,
+        100.0 * wait / all
+    );
+    if let Some(gpu) = gpu {
+        eprintln!(
+            "copies to the GPU: {}, {:.1} GB/s, {:.0} % of their time behind training; {:.2} ms a step \
+             until a batch is handed over",
+            bytes_text(gpu.copied_bytes),
+            gpu.bandwidth() / 1e9,
+            100.0 * gpu.overlap(),
+            1e3 * gpu.hand_over_s / metrics.len() as f64
+        );
     }
 }
 

@@ -1,4 +1,4 @@
-//! Rows made on the device: JPEG by nvJPEG, videos by NVDEC, cut by a kernel, copied back to the slot.
+//! Rows made on the device: JPEG by nvJPEG, videos by NVDEC, cut by a kernel, copied straight to the slot.
 //!
 //! What the device does not decode goes to the processor, one sample at a time, and is counted.
 
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tubelet_augment::Recipe;
-use tubelet_augment::plan::Scratch;
+use tubelet_augment::plan::{Scratch, ViewPlan};
 use tubelet_augment::resample::planes::Held;
 use tubelet_core::{Chroma, MediaInfo, Rect, Yuv};
 use tubelet_formats::decode::hw::{CudaQueue, DeviceFrame, HwVideoDecoder};
@@ -139,8 +139,6 @@ pub(crate) struct DeviceMaker {
     /// Of the sample that was decoded last, where that was on the device.
     frames: Option<Frames>,
     batch: CropBatch,
-    /// Finished pixels of a sample on their way to the slot.
-    pixels: Vec<u8>,
     scratch: Scratch,
     pictures: u64,
 }
@@ -156,7 +154,6 @@ impl DeviceMaker {
             cropper: None,
             frames: None,
             batch: CropBatch::new(),
-            pixels: Vec::new(),
             scratch: Scratch::default(),
             pictures: 0,
         }
@@ -229,12 +226,19 @@ impl DeviceMaker {
         Ok(Frames::Video(clip, coded.ok_or("no frame came out")?))
     }
 
-    /// Cuts all views of all rows in one launch and fetches the pixels.
-    fn cut(&mut self, sample: &Planned<'_>, frames: &Frames) -> Result<(), String> {
+    /// Cuts all views of all rows in one launch, and writes them to the rows with all that is not pixels.
+    fn cut(
+        &mut self,
+        recipe: &Recipe,
+        sample: &Planned<'_>,
+        frames: &Frames,
+        rows: &mut dyn Rows,
+    ) -> Result<(), String> {
+        let bytes_of = |view: &ViewPlan| view.frames.len() * view.out.area() * 3;
         let views = || sample.plans.iter().flat_map(|plan| &plan.views);
-        let bytes = views().map(|view| view.frames.len() * view.out.area() * 3).sum();
         let memory = Arc::clone(self.cropper()?.memory());
-        let pixels = DeviceBuffer::new(&memory, bytes).map_err(|e| e.to_string())?;
+        let pixels = DeviceBuffer::new(&memory, views().map(bytes_of).sum());
+        let pixels = pixels.map_err(|e| e.to_string())?;
         let (held, layout) = (frames.held(), frames.layout());
         let mut out = pixels.address().0;
         self.batch.clear();
@@ -248,26 +252,20 @@ impl DeviceMaker {
                 out += view.out.area() as u64 * 3;
             }
         }
-        self.pixels.resize(bytes, 0);
         let cropper = self.cropper.as_ref().ok_or("no stream")?;
         // SAFETY: the frames are held until this returns, complete (both decoders waited), and the
         // outputs lie one after the other inside `pixels`, which has room for all.
-        unsafe { cropper.run(&self.batch, &pixels, &mut [&mut self.pixels]) }
-            .map_err(|e| e.to_string())
-    }
-
-    /// Writes what [`Self::cut`] fetched to the rows, and all that is not pixels.
-    fn store(&mut self, recipe: &Recipe, sample: &Planned<'_>, rows: &mut dyn Rows) {
-        let mut rest = self.pixels.as_slice();
+        let cut = unsafe { cropper.start(&self.batch, pixels) }.map_err(|e| e.to_string())?;
+        let mut offset = 0;
         for (n, plan) in sample.plans.iter().enumerate() {
             let mut row = rows.row(n);
             for (index, view) in plan.views.iter().enumerate() {
-                let (own, after) = rest.split_at(view.frames.len() * view.out.area() * 3);
-                row.pixels(index).copy_from_slice(own);
-                rest = after;
+                cut.fetch(offset, row.pixels(index)).map_err(|e| e.to_string())?;
+                offset += bytes_of(view);
             }
             recipe.finish(plan, &mut self.scratch, &mut row);
         }
+        Ok(())
     }
 }
 
@@ -301,9 +299,8 @@ impl RowMaker for DeviceMaker {
         let Some(frames) = self.frames.take() else {
             return self.host.render(recipe, sample, rows);
         };
-        match self.cut(sample, &frames) {
+        match self.cut(recipe, sample, &frames, rows) {
             Ok(()) => {
-                self.store(recipe, sample, rows);
                 self.device.tally.device.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }

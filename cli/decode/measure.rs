@@ -9,7 +9,7 @@ use tubelet_augment::plan::{SamplePlan, union_of_frames, union_of_regions};
 use tubelet_core::layout::BatchLayout;
 use tubelet_core::{Heap, HostBuf, HostMemory, MediaInfo, Rect, RowMut, SampleKey};
 use tubelet_formats::{MediaKind, ShardReader};
-use tubelet_loader::maker::HostMaker;
+use tubelet_loader::maker::{HostMaker, smaller_level};
 use tubelet_loader::{Planned, RowMaker, Rows};
 
 use super::device::{Device, DeviceMaker};
@@ -135,7 +135,16 @@ fn prepare<'a>(
     };
     let recipe = recipe.shape_for(0, 0, info.size);
     let key = SampleKey { seed: 0, epoch: 0, sample: record.id, repeat: 0 };
-    let plans = vec![recipe.plan(key, &info).ok()?];
+    let (mut encoded, mut info) = (encoded, info);
+    let mut plans = vec![recipe.plan(key, &info).ok()?];
+    // What the loader would read: a smaller encoding of the picture where that does.
+    if let Some((side, size, smaller)) = smaller_level(shards, recipe, &record, &info, &plans)
+        && let Some(level) = shards.read_level(&record, side, &mut buffer).ok()?
+    {
+        encoded = level.to_vec();
+        info = host.probe(&encoded).ok().filter(|level| level.size == size)?;
+        plans = smaller;
+    }
     let (frames, region) = (union_of_frames(&plans), union_of_regions(&plans));
     Some(Ready { recipe, encoded, info, plans, frames, region })
 }

@@ -12,14 +12,17 @@ use cudarc::driver::{CudaEvent, CudaStream, result, sys};
 use tubelet_augment::erase::EraseMode;
 use tubelet_augment::mix::Mix;
 use tubelet_augment::normalise::IMAGENET;
+use tubelet_augment::resample::Filter;
+use tubelet_augment::resample::planes::{Cut, Held, Kernel};
 use tubelet_augment::target::hog::HogSpec;
 use tubelet_augment::target::pixels::{PatchNorm, PixelOrder};
-use tubelet_core::{HostMemory, PatchSize, Rect, Size};
+use tubelet_core::{Chroma, HostMemory, PatchSize, Rect, Size, Upsampling, Yuv, YuvMatrix};
 use tubelet_gpu::context::Kernels;
 use tubelet_gpu::kernels::{
-    Address, Boxes, Change, ColorRow, DType, FloatBatch, Launch, PairMix, PatchNormSpec,
-    PatchOrder, Pixels, PlaneOrder, Source, TokenList, cells_len, color, erase, hog, line_table,
-    mix, patch_norm, patches, picture, picture_cells, planes, target_table,
+    Address, Boxes, Change, ColorRow, CropBatch, DType, FloatBatch, IndexLists, Launch, PairMix,
+    PatchNormSpec, PatchOrder, Pixels, PlaneLayout, PlaneOrder, Source, TokenList, cells_len,
+    color, erase, flags, hog, indices, line_table, mix, patch_norm, patches, picture,
+    picture_cells, planes, target_table,
 };
 use tubelet_gpu::memory::{DeviceBuffer, DeviceMemory};
 use tubelet_gpu::{Gpu, GpuError, PinnedMemory};
@@ -84,9 +87,11 @@ fn run(gpu: &Gpu) -> Result<(Line, Vec<Line>), GpuError> {
     let mut bench = Bench { kernels: Kernels::load(gpu)?, stream, memory, lines: Vec::new() };
     let copy = bench.copy_inside()?;
     bench.copy_in(gpu)?;
+    bench.lists()?;
     bench.inputs()?;
     bench.targets()?;
     bench.floats()?;
+    bench.crops()?;
     Ok((copy, bench.lines))
 }
 
@@ -179,6 +184,65 @@ impl Bench {
         Ok(())
     }
 
+    /// Masks to flags and lists; small, so that what starting a kernel takes shows.
+    fn lists(&mut self) -> Result<(), GpuError> {
+        let (rows, tokens) = (4096, 1568);
+        let mask: Vec<u8> =
+            (0..rows).flat_map(|_| (0..tokens).map(|n| u8::from(n < HIDDEN))).collect();
+        let mask = DeviceBuffer::from_slice(&self.memory, &mask)?;
+        let room = |each: u32| self.room(u64::from(rows) * u64::from(each) * 4);
+        let (visible, masked, counts) = (room(tokens - HIDDEN)?, room(HIDDEN)?, room(1)?);
+        let out = room(tokens)?;
+        let lists = IndexLists {
+            visible: visible.address(),
+            masked: masked.address(),
+            masked_count: counts.address(),
+            max_visible: tokens - HIDDEN,
+            max_masked: HIDDEN,
+        };
+        let launch = indices(mask.address(), rows, tokens, 0, &lists)?;
+        self.kernel(&format!("indices, {rows} rows"), &launch)?;
+        let launch = flags(mask.address(), rows, tokens, 0, out.address())?;
+        self.kernel(&format!("flags, {rows} rows"), &launch)
+    }
+
+    /// Decoded frames of 340 x 256 to 224 x 224: NV12, and planes with chroma in full.
+    fn crops(&mut self) -> Result<(), GpuError> {
+        let (size, frames) = (Size::new(340, 256), u64::from(CLIPS.rows * CLIPS.frames));
+        let pitch = 512u32;
+        let plane = u64::from(pitch) * u64::from(size.height);
+        let source = self.noise(3 * plane * frames, |r| r as u8)?;
+        let out = self.room(frames * CLIPS.size.area() as u64 * 3)?;
+        let region = Rect { x: 40, y: 20, width: 240, height: 220 };
+        let window = Rect::full(CLIPS.size);
+        for (name, chroma) in [("NV12", Chroma::HalfBoth), ("4:4:4", Chroma::Full)] {
+            let yuv = Yuv { chroma, upsampling: Upsampling::Repeat, matrix: YuvMatrix::JPEG };
+            let whole = Rect::full(chroma.size(size));
+            let held = Held { size, region: Rect::full(size), chroma: whole, yuv };
+            let interleaved = chroma == Chroma::HalfBoth;
+            let layout = PlaneLayout { luma_pitch: pitch, chroma_pitch: pitch, interleaved };
+            for (how, kernel) in [
+                ("bilinear", Kernel::Pillow(Filter::Bilinear)),
+                ("bicubic", Kernel::Pillow(Filter::Bicubic)),
+            ] {
+                let cut = Cut { region, resized: CLIPS.size, window, kernel, flip: true };
+                let mut batch = CropBatch::new();
+                let geometry = batch.planes(&held, layout, &cut)?;
+                for n in 0..frames {
+                    let luma = source.address().0 + n * 3 * plane;
+                    let next = if interleaved { luma + plane + 1 } else { luma + 2 * plane };
+                    let planes = [luma, luma + plane, next].map(Address);
+                    let to = out.address().0 + n * CLIPS.size.area() as u64 * 3;
+                    batch.frame(geometry, planes, Address(to));
+                }
+                let tables = DeviceBuffer::from_slice(&self.memory, &batch.bytes())?;
+                let launch = batch.launch(tables.address())?;
+                self.kernel(&format!("crop_resize {name} {how}"), &launch)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Bytes to planes and patches.
     fn inputs(&mut self) -> Result<(), GpuError> {
         let table = DeviceBuffer::from_slice(&self.memory, &IMAGENET.table())?;
@@ -258,7 +322,7 @@ impl Bench {
         let changes = [Change::Brightness(1.2), Change::Contrast(0.8), Change::Saturation(1.1)];
         let rows = vec![ColorRow::new(&changes)?; CLIPS.rows as usize];
         let rows_there = DeviceBuffer::from_slice(&self.memory, &rows)?;
-        for (name, dtype) in [("f32", DType::F32), ("bf16", DType::Bf16)] {
+        for (name, dtype) in [("f32", DType::F32), ("bf16", DType::Bf16), ("f16", DType::F16)] {
             let Pixels { rows, frames, size, .. } = CLIPS;
             let batch = FloatBatch { address: out.address(), dtype, rows, frames, size };
             let cut = Mix::Cutmix { region: half, lambda: 0.5 };

@@ -129,7 +129,7 @@ impl Gpu {
 }
 
 /// CUDA version of the driver: 12080 for 12.8.
-fn driver_version() -> Result<i32, DriverError> {
+pub(crate) fn driver_version() -> Result<i32, DriverError> {
     let mut version = 0;
     // SAFETY: points to an integer; allowed before initialisation.
     unsafe { sys::cuDriverGetVersion(&raw mut version) }.result()?;

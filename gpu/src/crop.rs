@@ -1,7 +1,7 @@
 //! Frames on the device to rows on the host: kept, cut, copied back.
 //!
-//! This is the plain way: finished rows, u8, cross back to the slot, from where the stage copies
-//! them to the device once more.
+//! This is the plain way: finished rows, u8, cross back to the slot, page-locked where there is a
+//! device, from where the stage copies them to the device once more.
 
 use std::sync::Arc;
 
@@ -51,48 +51,74 @@ impl Cropper {
         (context as u64, self.stream.cu_stream() as u64)
     }
 
-    /// Runs `batch`, whose frames write to `pixels`, copies the first bytes of `pixels` to `rows`,
-    /// one after the other, and waits until all of it is done.
+    /// Starts `batch`, whose frames write to `pixels`; waits for nothing.
     ///
     /// # Safety
-    /// The batch's frames must be valid on the device, planes as large as their geometry says and
-    /// complete, and write inside `pixels`.
+    /// The batch's frames must be valid on the device until the cut ones are dropped, planes as large as
+    /// their geometry says and complete, and write inside `pixels`.
     ///
     /// # Errors
-    /// When the rows are longer than `pixels`, or the device fails.
-    pub unsafe fn run(
+    /// When the device fails.
+    pub unsafe fn start(
         &self,
         batch: &CropBatch,
-        pixels: &DeviceBuffer,
-        rows: &mut [&mut [u8]],
-    ) -> Result<(), GpuError> {
-        let bytes: usize = rows.iter().map(|row| row.len()).sum();
-        if bytes > pixels.len() {
-            let valid = "rows are no longer than what was cut";
-            return Err(GpuError::shape("rows", format!("{bytes} bytes"), valid));
-        }
+        pixels: DeviceBuffer,
+    ) -> Result<CutFrames<'_>, GpuError> {
         let context = self.stream.context();
         context.bind_to_thread().map_err(GpuError::driver("enter the context"))?;
-        let tables = DeviceBuffer::from_slice(&self.memory, &batch.bytes())?;
+        let bytes = batch.bytes();
+        let tables = DeviceBuffer::new(&self.memory, bytes.len())?;
         let launch = batch.launch(tables.address())?;
+        // Made first: it waits for all of this when it is dropped, after a failure too.
+        let cut = CutFrames { cropper: self, pixels, tables: bytes };
+        let (to, stream) = (tables.address().0, self.stream.cu_stream());
+        // SAFETY: the buffer has as many bytes, which `cut` keeps until the stream was waited for.
+        unsafe { result::memcpy_htod_async(to, &cut.tables, stream) }
+            .map_err(GpuError::driver("copy tables to the device"))?;
         // SAFETY: the caller's promise; the tables are freed in the stream's order.
         unsafe { self.kernels.run(&launch, &self.stream) }?;
-        let copied = self.copy(pixels.address(), rows);
-        // Waits even after a failure: what was queued reads and writes the caller's memory.
-        self.stream.synchronize().map_err(GpuError::driver("wait for cut frames"))?;
-        copied
+        Ok(cut)
     }
+}
 
-    fn copy(&self, from: Address, rows: &mut [&mut [u8]]) -> Result<(), GpuError> {
-        let mut at = from.0;
-        for row in rows.iter_mut().filter(|row| !row.is_empty()) {
-            // SAFETY: `run` checked that the rows lie inside the buffer, and waits before it
-            // returns, while they are borrowed.
-            unsafe { result::memcpy_dtoh_async(row, at, self.stream.cu_stream()) }
-                .map_err(GpuError::driver("copy rows from the device"))?;
-            at += row.len() as u64;
+/// Frames that are being cut. Dropping them waits until that is done.
+pub struct CutFrames<'a> {
+    cropper: &'a Cropper,
+    pixels: DeviceBuffer,
+    /// Is read until the stream was waited for.
+    tables: Vec<u8>,
+}
+
+impl CutFrames<'_> {
+    /// Copies the bytes from `offset` on to `row`, which may be page-locked, and waits for them.
+    ///
+    /// # Errors
+    /// When the row ends behind the pixels, or the device fails.
+    pub fn fetch(&self, offset: usize, row: &mut [u8]) -> Result<(), GpuError> {
+        if offset.checked_add(row.len()).is_none_or(|end| end > self.pixels.len()) {
+            let valid = "rows end where the cut pixels do";
+            return Err(GpuError::shape("row", format!("{} bytes at {offset}", row.len()), valid));
         }
-        Ok(())
+        if row.is_empty() {
+            return Ok(());
+        }
+        let stream = &self.cropper.stream;
+        let context = stream.context();
+        context.bind_to_thread().map_err(GpuError::driver("enter the context"))?;
+        let from = self.pixels.address().0 + offset as u64;
+        // SAFETY: the row lies inside the buffer and is borrowed until the stream was waited for, which
+        // happens after a failure, too.
+        let copied = unsafe { result::memcpy_dtoh_async(row, from, stream.cu_stream()) };
+        stream.synchronize().map_err(GpuError::driver("wait for cut frames"))?;
+        copied.map_err(GpuError::driver("copy rows from the device"))
+    }
+}
+
+impl Drop for CutFrames<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.cropper.stream.synchronize() {
+            tracing::warn!("cutting frames ended with an error: {error}");
+        }
     }
 }
 

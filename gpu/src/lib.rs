@@ -10,6 +10,7 @@
 pub mod context;
 pub mod crop;
 pub mod error;
+pub mod hand_over;
 pub mod kernels;
 mod loading;
 pub mod memory;
@@ -24,10 +25,11 @@ pub mod stage;
 mod tests;
 
 pub use context::{Gpu, Kernels, NoGpu};
-pub use crop::{Cropper, Nv12Clip};
+pub use crop::{Cropper, CutFrames, Nv12Clip};
 pub use error::GpuError;
+pub use hand_over::{HandOver, Places};
 pub use kernels::{DType, Launch};
 pub use nvjpeg::{JpegDecoder, JpegPlanes, JpegRequest, JpegService};
 pub use pinned::{PinnedMemory, host_memory};
 pub use plan::{Input, StagePlan};
-pub use stage::{DeviceStage, DeviceTensor, DeviceTensors};
+pub use stage::{CopyClock, DeviceStage, DeviceTensor, DeviceTensors};

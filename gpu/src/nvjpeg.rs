@@ -1,7 +1,7 @@
 //! nvJPEG: found and loaded at run time; batches of JPEG files to planes on the device.
 //!
 //! Files go to the device's JPEG engines where it has some and they support the file, of the wanted
-//! region alone; else to its multiprocessors, whole. What neither decodes comes back as refused, with
+//! region alone or, where they refuse that, whole; else to its multiprocessors, whole. What neither decodes comes back as refused, with
 //! the reason, one file at a time: it is the caller's to decode elsewhere and to count.
 
 mod library;
@@ -79,8 +79,9 @@ impl JpegDecoder {
         let library = Arc::new(find()?);
         let stream = Arc::clone(stream);
         gpu.context().bind_to_thread().map_err(GpuError::driver("enter the context"))?;
-        let hardware = Engine::new(&library, Backend::Hardware).ok();
-        let general = Engine::new(&library, Backend::Default)?;
+        let engine = |backend| Engine::new(&library, gpu.context(), backend);
+        let hardware = engine(Backend::Hardware).ok();
+        let general = engine(Backend::Hybrid).or_else(|_| engine(Backend::Default))?;
         let memory = DeviceMemory::new(&stream)?;
         Ok(Self { stream, memory, hardware, general })
     }
@@ -140,12 +141,17 @@ impl JpegDecoder {
         let (mut mine, mut left) = (Vec::new(), Vec::new());
         for n in among {
             let request = &requests[n];
-            let held = held(request, region_of(request));
-            let Rect { x, y, width, height } = held.region;
-            let region = [x, y, width, height].map(|v| v as i32);
-            match engine.supports(mine.len(), request.encoded, region) {
-                true => mine.push((n, held)),
-                false => left.push(n),
+            let whole = Rect::full(request.size);
+            let region = region_of(request);
+            let mut supports = |rect: Rect| {
+                let Rect { x, y, width, height } = rect;
+                let region = (rect != whole).then(|| [x, y, width, height].map(|v| v as i32));
+                engine.supports(mine.len(), request.encoded, region)
+            };
+            // Who refuses the region may take the whole picture.
+            match [region, whole].into_iter().find(|rect| supports(*rect)) {
+                Some(rect) => mine.push((n, held(request, rect))),
+                None => left.push(n),
             }
         }
         if mine.is_empty() {

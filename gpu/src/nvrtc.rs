@@ -9,6 +9,7 @@ mod library;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use crate::context::driver_version;
 use crate::error::GpuError;
 use crate::kernels::Program;
 use crate::loading;
@@ -136,6 +137,31 @@ impl Nvrtc {
     pub fn compile(&self, program: Program, target: Target) -> Result<Vec<u8>, GpuError> {
         self.library.compile(program, target)
     }
+}
+
+/// Makes NVRTC loadable for other libraries of the process that look where the system's loader looks, and
+/// under few names: cudarc's, and so CubeCL's, which panics without it.
+///
+/// # Errors
+/// When it is nowhere, or has a name that they do not try.
+pub fn load_for_others() -> Result<(), GpuError> {
+    // SAFETY: NVRTC's initialisers have no preconditions.
+    let present = || unsafe { cudarc::nvrtc::sys::is_culib_present() };
+    if present() {
+        return Ok(());
+    }
+    let driver = driver_version().map_err(GpuError::driver("ask for the driver's version"))?;
+    let found = Nvrtc::find_up_to(driver / 1000)?;
+    let (major, minor) = found.version();
+    // Who asks for a loaded library by its own name gets it: it stays loaded.
+    std::mem::forget(found);
+    if present() {
+        return Ok(());
+    }
+    Err(GpuError::NoNvrtc(format!(
+        "version {major}.{minor} is here, but Burn looks for libnvrtc.so and libnvrtc.so.12 alone: make a \
+         link of that name in a folder of LD_LIBRARY_PATH"
+    )))
 }
 
 /// NVRTC's library in `folder`; the newest name where there are several.

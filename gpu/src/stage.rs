@@ -17,7 +17,8 @@ use crate::error::GpuError;
 use crate::kernels::{Address, Launch};
 use crate::memory::{DeviceBuffer, DeviceMemory};
 use crate::plan::{ConstantAddresses, Constants, StagePlan};
-use release::Release;
+pub use release::CopyClock;
+use release::{Copied, Release};
 pub use tensors::{DeviceTensor, DeviceTensors};
 
 /// Buffers for batches in bytes.
@@ -73,6 +74,11 @@ impl DeviceStage {
     /// The stream that computes, of the device's primary context.
     pub fn stream(&self) -> &Arc<CudaStream> {
         &self.compute
+    }
+
+    /// Bytes and time of the copies to the device so far.
+    pub fn copies(&self) -> &Arc<CopyClock> {
+        self.release.clock()
     }
 
     /// Queues the copy and the kernels of the batch in `slot`, which `batch` looks at, and returns
@@ -159,6 +165,9 @@ impl DeviceStage {
         let copied = self.compute.context().new_event(Some(flags));
         let copied = Arc::new(copied.map_err(GpuError::driver("make an event"))?);
         self.copies.wait(&incoming.read).map_err(GpuError::driver("order streams"))?;
+        let timed = sys::CUevent_flags_enum::CU_EVENT_DEFAULT;
+        let start = self.copies.record_event(Some(timed));
+        let start = start.map_err(GpuError::driver("record an event"))?;
         let bytes = batch(&slot).bytes();
         // SAFETY: the buffer has at least as many bytes (`buffer`) and is not read before `copied`;
         // the slot's bytes stay where they are, in a box, until the copy is done: `release` waits
@@ -172,7 +181,8 @@ impl DeviceStage {
             self.copies.synchronize().map_err(GpuError::driver("wait for a copy"))?;
             return Err(error);
         }
-        self.release.when_fired(Arc::clone(&copied), slot);
+        let copy = Copied { start, end: Arc::clone(&copied), bytes: bytes.len() as u64 };
+        self.release.when_copied(copy, slot);
         Ok(copied)
     }
 

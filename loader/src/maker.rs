@@ -8,8 +8,11 @@ use std::sync::Arc;
 
 use tubelet_augment::plan::{SamplePlan, Scratch};
 use tubelet_augment::{Pixels, Recipe};
-use tubelet_core::{Clip, MediaInfo, Rect, RowMut};
-use tubelet_formats::{DecodeError, Decoder, FrameRequest, ShardReader, decoder};
+use tubelet_core::{Clip, MediaInfo, Rect, RowMut, Size};
+use tubelet_formats::transcode::level_size;
+use tubelet_formats::{
+    DecodeError, Decoder, FrameRequest, MediaKind, Record, ShardReader, decoder,
+};
 
 use crate::error::SampleErrorKind;
 
@@ -26,6 +29,27 @@ pub struct Planned<'a> {
     pub frames: &'a [u32],
     /// The region of them that the plans look at; all of it where absent.
     pub region: Option<Rect>,
+}
+
+/// The smallest encoding of a picture that does for all its plans, where the recipe allows it and the
+/// data has some ([`ShardReader::read_level`]): shorter side, size, and the plans on it.
+pub fn smaller_level(
+    shards: &dyn ShardReader,
+    recipe: &Recipe,
+    record: &Record,
+    info: &MediaInfo,
+    plans: &[SamplePlan],
+) -> Option<(u32, Size, Vec<SamplePlan>)> {
+    if !recipe.pyramid() || record.kind == MediaKind::Video {
+        return None;
+    }
+    let sides = shards.level_sides().iter();
+    let mut smaller = sides.filter(|side| **side < info.size.short_side());
+    smaller.find_map(|side| {
+        let size = level_size(info.size, *side);
+        let plans = plans.iter().map(|plan| plan.at_level(info.size, size));
+        Some((*side, size, plans.collect::<Option<_>>()?))
+    })
 }
 
 /// The rows that a sample's plans are rendered to.

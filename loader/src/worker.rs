@@ -8,14 +8,13 @@ use crossbeam_channel::Receiver;
 use tubelet_augment::plan::{SamplePlan, union_of_frames, union_of_regions};
 use tubelet_augment::{Recipe, Stage};
 use tubelet_core::layout::NO_LABEL;
-use tubelet_core::{MediaInfo, SampleId, SampleKey, Size};
-use tubelet_formats::transcode::level_size;
-use tubelet_formats::{DecodeError, MediaKind, Record, ShardReader};
+use tubelet_core::{SampleId, SampleKey};
+use tubelet_formats::{DecodeError, Record, ShardReader};
 
 use crate::batches::OnError;
 use crate::buckets::Buckets;
 use crate::error::{LoaderError, SampleError, SampleErrorKind};
-use crate::maker::{Planned, RowMaker, RowMakers};
+use crate::maker::{Planned, RowMaker, RowMakers, smaller_level};
 use crate::order::substitute;
 use crate::slot::SlotRows;
 use crate::stats::{Counters, Timer};
@@ -39,29 +38,6 @@ pub(crate) struct Shared {
     pub(crate) seed: u64,
     pub(crate) on_error: OnError,
     pub(crate) counters: Counters,
-}
-
-impl Shared {
-    /// The smallest encoding of a picture that does for all its plans, where the recipe allows it:
-    /// shorter side, size, and the plans on it.
-    fn level(
-        &self,
-        recipe: &Recipe,
-        record: &Record,
-        info: &MediaInfo,
-        plans: &[SamplePlan],
-    ) -> Option<(u32, Size, Vec<SamplePlan>)> {
-        if !recipe.pyramid() || record.kind == MediaKind::Video {
-            return None;
-        }
-        let sides = self.shards.level_sides().iter();
-        let mut smaller = sides.filter(|side| **side < info.size.short_side());
-        smaller.find_map(|side| {
-            let size = level_size(info.size, *side);
-            let plans = plans.iter().map(|plan| plan.at_level(info.size, size));
-            Some((*side, size, plans.collect::<Option<_>>()?))
-        })
-    }
 }
 
 /// Substitutes tried for one sample before the batch fails.
@@ -188,7 +164,8 @@ impl Worker<'_> {
             self.plans.push(counters.time(Timer::Plan, || recipe.plan(key, info))?);
         }
         let level;
-        if let Some((side, size, plans)) = self.shared.level(recipe, record, info, &self.plans)
+        if let Some((side, size, plans)) =
+            smaller_level(shards.as_ref(), recipe, record, info, &self.plans)
             && let Some(small) =
                 counters.time(Timer::Read, || shards.read_level(record, side, &mut self.level))?
         {

@@ -16,7 +16,7 @@ use tubelet_loader::{Cursor, Loader, LoaderConfig, LoaderError, Order, RowMakers
 use crate::checkpoint;
 use crate::config::{ModelConfig, TrainConfig};
 use crate::error::{TrainError, TrainErrorKind};
-use crate::feed::{Feed, Source};
+use crate::feed::{Feed, Floats, Source};
 use crate::finetune::averages;
 use crate::model::Vit;
 use crate::nn::Drops;
@@ -93,7 +93,7 @@ pub(crate) fn evaluate_params<B: Backend>(
         .and_then(|loader| loader.with_makers(Arc::clone(makers)))
         .and_then(|loader| loader.batches(Cursor::default()))
         .map_err(|e: LoaderError| data(e.to_string()))?;
-    let mut feed = Feed::new(batches, &recipe, false)?;
+    let mut feed = Feed::new(batches, &recipe, Floats::Host, |_| false)?;
     let mut scores: BTreeMap<u64, (u32, Vec<f64>)> = BTreeMap::new();
     let device = B::Device::default();
     while let Some(batch) = feed.next_batch()? {

@@ -1,9 +1,15 @@
 //! From batches to tensors: the only module that knows both Burn and slots.
 //!
-//! The float stage runs on a thread of its own, one batch ahead of the training step. On a device
-//! that is no processor, batches cross as bytes where the recipe allows it ([`OnDevice`]).
+//! The float stage runs on a thread of its own, one batch ahead of the training step: on the host, or on
+//! the GPU by kernels, whose tensors a step takes over ([`crate::device::TrainBackend`]). On other
+//! devices batches cross as bytes where the recipe allows it ([`OnDevice`]).
 
+#[cfg(feature = "cuda")]
+pub(crate) mod adopt;
+mod adopted;
 mod on_device;
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -13,19 +19,43 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tubelet_augment::{HostStage, HostTensors, Recipe};
-use tubelet_loader::{Batch, Batches, Cursor, LoaderError, Stats};
+use tubelet_gpu::{DeviceStage, DeviceTensors};
+use tubelet_loader::{Batch, Batches, Cursor, Stats};
 
 use crate::error::{TrainError, TrainErrorKind};
 use crate::model::{Geometry, MaskedTokens, patchify, patchify_rows};
 
+pub use adopted::Adopted;
 pub use on_device::{DeviceBatch, OnDevice};
 
-/// A batch on the host and where to go on after it.
+/// What makes the floats of batches.
+pub enum Floats {
+    /// The host's stage.
+    Host,
+    /// Tensor operations on the training device, of a batch's bytes.
+    Bytes(Arc<OnDevice>),
+    /// Kernels on the GPU.
+    Stage(Box<DeviceStage>),
+}
+
+/// Where the floats of a batch are, or come from.
+pub enum Fed {
+    /// In its [`HostTensors`].
+    Host,
+    /// Made of its bytes by tensor operations.
+    Bytes(Arc<OnDevice>, Arc<Batch>),
+    /// On the GPU.
+    Stage(Box<DeviceTensors>),
+    /// Nowhere: a step took them.
+    Taken,
+}
+
+/// A batch and where to go on after it.
 pub struct FedBatch {
-    /// Its masks and labels; its floats too, unless they are made on the device.
+    /// Its masks and labels; its floats too where they are made on the host, or were asked for.
     pub tensors: HostTensors,
-    /// Its bytes, where the floats are made on the device.
-    pub slot: Option<Arc<Batch>>,
+    /// Its floats.
+    pub floats: Fed,
     /// Position after it.
     pub cursor: Cursor,
     /// What the loader did so far.
@@ -34,39 +64,70 @@ pub struct FedBatch {
 
 /// Batches as floats, one prepared ahead.
 pub struct Feed {
-    ready: Option<Receiver<Result<FedBatch, LoaderError>>>,
+    ready: Option<Receiver<Result<FedBatch, TrainError>>>,
     /// Tensors that are filled again.
     used: Sender<HostTensors>,
     thread: Option<JoinHandle<()>>,
     waited: Duration,
-    stage: Arc<HostStage>,
+}
+
+/// What the feed's thread works with.
+struct Work {
+    batches: Batches,
+    host: HostStage,
+    floats: Floats,
+}
+
+impl Work {
+    /// The next batch; with `shown`, its floats are made on the host as well.
+    fn next(
+        &mut self,
+        mut tensors: HostTensors,
+        shown: bool,
+    ) -> Option<Result<FedBatch, TrainError>> {
+        let batch = self.batches.next()?;
+        let stats = self.batches.stats();
+        let data = |e: String| TrainError::new("data", TrainErrorKind::Data(e));
+        Some(batch.map_err(|e| data(e.to_string())).and_then(|batch| {
+            let cursor = batch.cursor();
+            if shown || matches!(self.floats, Floats::Host) {
+                self.host.run_into(batch.as_ref(), &mut tensors);
+            } else {
+                self.host.lists_into(batch.as_ref(), &mut tensors);
+            }
+            let floats = match &mut self.floats {
+                Floats::Host => Fed::Host,
+                Floats::Bytes(plan) => Fed::Bytes(Arc::clone(plan), Arc::new(batch)),
+                Floats::Stage(stage) => {
+                    let made = stage.submit(batch, Batch::as_ref).map_err(crate::device::failed)?;
+                    tensors.mixed.clone_from(&made.mixed);
+                    Fed::Stage(Box::new(made))
+                }
+            };
+            Ok(FedBatch { tensors, floats, cursor, stats })
+        }))
+    }
 }
 
 impl Feed {
-    /// Starts the thread that turns `batches` into floats, or, where they are made `on_device`, into
-    /// masks and labels.
+    /// Starts the thread that turns `batches` into floats. Those of the batches, counted from 0, that
+    /// `shown` names are made on the host in any case.
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn new(mut batches: Batches, recipe: &Recipe, on_device: bool) -> Result<Self, TrainError> {
-        let stage = Arc::new(HostStage::new(recipe));
-        let own = Arc::clone(&stage);
+    pub fn new(
+        batches: Batches,
+        recipe: &Recipe,
+        floats: Floats,
+        shown: impl Fn(u64) -> bool + Send + 'static,
+    ) -> Result<Self, TrainError> {
         let (send, ready) = bounded(1);
         let (used, free) = bounded::<HostTensors>(2);
+        let mut work = Work { batches, host: HostStage::new(recipe), floats };
         let work = move || {
-            while let Some(batch) = batches.next() {
-                let fed = batch.map(|batch| {
-                    let mut tensors = free.try_recv().unwrap_or_default();
-                    let (cursor, stats) = (batch.cursor(), batches.stats());
-                    let slot = if on_device {
-                        stage.lists_into(batch.as_ref(), &mut tensors);
-                        Some(Arc::new(batch))
-                    } else {
-                        stage.run_into(batch.as_ref(), &mut tensors);
-                        None
-                    };
-                    FedBatch { tensors, slot, cursor, stats }
-                });
+            for number in 0.. {
+                let tensors = free.try_recv().unwrap_or_default();
+                let Some(fed) = work.next(tensors, shown(number)) else { return };
                 if send.send(fed).is_err() {
                     return;
                 }
@@ -77,26 +138,18 @@ impl Feed {
             .spawn(work)
             .map_err(|e| TrainError::new("feed", e))?;
         let (ready, thread, waited) = (Some(ready), Some(thread), Duration::ZERO);
-        Ok(Self { ready, used, thread, waited, stage: own })
-    }
-
-    /// Makes the floats of a batch on the host, where it has none yet.
-    pub fn fill(&self, batch: &mut FedBatch) {
-        if let Some(slot) = &batch.slot {
-            let slot: &Batch = slot;
-            self.stage.run_into(slot.as_ref(), &mut batch.tensors);
-        }
+        Ok(Self { ready, used, thread, waited })
     }
 
     /// The next batch; `None` at the end of an evaluation.
     ///
     /// # Errors
-    /// When the loader failed.
+    /// When the loader failed, or the device that makes the floats.
     pub fn next_batch(&mut self) -> Result<Option<FedBatch>, TrainError> {
         let start = Instant::now();
         let batch = self.ready.as_ref().and_then(|ready| ready.recv().ok());
         self.waited += start.elapsed();
-        batch.transpose().map_err(|e| TrainError::new("data", TrainErrorKind::Data(e.to_string())))
+        batch.transpose()
     }
 
     /// Takes a batch back that is done with, so that its memory is used again.
@@ -184,6 +237,7 @@ fn numbers<B: Backend>(values: &[u32], device: &B::Device) -> Tensor<B, 1, Int> 
 
 /// `values` as a matrix of `rows` rows on `device`.
 pub fn matrix<B: Backend>(values: Vec<f32>, rows: usize, device: &B::Device) -> Tensor<B, 2> {
-    let columns = values.len() / rows.max(1);
-    Tensor::from_data(TensorData::new(values, [rows, columns]), device)
+    let (count, columns) = (values.len(), values.len() / rows.max(1));
+    // With one axis the copy to a device is one piece; with two it is padded row by row.
+    Tensor::<B, 1>::from_data(TensorData::new(values, [count]), device).reshape([rows, columns])
 }

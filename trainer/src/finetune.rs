@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
-use burn::tensor::backend::AutodiffBackend;
 use serde::Serialize;
 use tubelet_augment::{HostTensors, Recipe, Stage};
 use tubelet_core::layout::NO_LABEL;
@@ -13,19 +12,20 @@ use tubelet_loader::{Cursor, Order, Stats};
 
 use crate::checkpoint::{self, InitReport, State};
 use crate::config::{Family, ModelConfig, TrainConfig};
+use crate::device::{Sees, TrainBackend, on_device};
 use crate::error::{TrainError, TrainErrorKind};
 use crate::evaluate::{Accuracy, evaluate_params};
 use crate::feed::{Source, matrix};
 use crate::init;
 use crate::layer_decay::LayerDecay;
+use crate::learner::{Learner, Objective};
 use crate::loss::{cross_entropy, soft_cross_entropy};
 use crate::model::Vit;
 use crate::nn::Drops;
 use crate::params::Params;
 use crate::report;
 use crate::run::{
-    Hooks, Learner, Metric, Objective, RunOptions, Training, on_device, prepare_folder,
-    start_loader, write_json,
+    GpuTimes, Hooks, Metric, RunOptions, Training, prepare_folder, start_loader, write_json,
 };
 use crate::weights::Weights;
 
@@ -62,6 +62,9 @@ pub struct FinetuneSummary {
     pub accuracy: Option<Accuracy>,
     /// What the loader did.
     pub loader: Stats,
+    /// What the device stage did, where there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuTimes>,
     /// Every step.
     #[serde(skip)]
     pub metrics: Vec<Metric>,
@@ -76,7 +79,7 @@ pub fn finetune(options: &FinetuneOptions) -> Result<FinetuneSummary, TrainError
     on_device!(options.run.device, B => run::<B>(options))
 }
 
-fn run<B: AutodiffBackend>(all: &FinetuneOptions) -> Result<FinetuneSummary, TrainError> {
+fn run<B: TrainBackend>(all: &FinetuneOptions) -> Result<FinetuneSummary, TrainError> {
     let options = &all.run;
     let begin = std::time::Instant::now();
     let device = B::Device::default();
@@ -97,6 +100,7 @@ fn run<B: AutodiffBackend>(all: &FinetuneOptions) -> Result<FinetuneSummary, Tra
     let model = model_config.classifier(&recipe, classes.len(), &config)?;
     let (weights, report) = first_weights(all, &model, stored.as_ref().map(|s| &s.1))?;
     let params = Params::<B>::new(&model.specs(), &weights, &device)?;
+    let params = params.with_precision(options.precision);
 
     let steps_per_epoch = (per_epoch / u64::from(config.accumulate)).max(1);
     let rows = recipe.batch_size() * config.accumulate;
@@ -132,6 +136,7 @@ fn run<B: AutodiffBackend>(all: &FinetuneOptions) -> Result<FinetuneSummary, Tra
         init: report,
         accuracy,
         loader: trained.stats,
+        gpu: trained.gpu,
         metrics: trained.metrics,
     };
     write_json(&options.out, "summary.json", &summary)?;
@@ -157,7 +162,7 @@ struct Supervised<'a> {
     seed: u64,
 }
 
-impl<B: AutodiffBackend> Objective<B> for Supervised<'_> {
+impl<B: TrainBackend> Objective<B> for Supervised<'_> {
     fn loss(
         &self,
         params: &Params<B>,
@@ -178,6 +183,10 @@ impl<B: AutodiffBackend> Objective<B> for Supervised<'_> {
         Ok(soft_cross_entropy(logits, matrix(targets, batch.rows, &device)))
     }
 
+    fn sees(&self) -> Sees {
+        Sees::All
+    }
+
     fn terms(&self, batch: &HostTensors) -> f64 {
         batch.rows as f64
     }
@@ -194,7 +203,7 @@ struct Keeper<'a> {
 }
 
 impl Keeper<'_> {
-    fn evaluate<B: AutodiffBackend>(
+    fn evaluate<B: TrainBackend>(
         &self,
         learner: &Learner<B>,
     ) -> Result<Option<Accuracy>, TrainError> {
@@ -209,7 +218,7 @@ impl Keeper<'_> {
     }
 }
 
-impl<B: AutodiffBackend> Hooks<B> for Keeper<'_> {
+impl<B: TrainBackend> Hooks<B> for Keeper<'_> {
     fn save(
         &mut self,
         learner: &Learner<B>,
@@ -276,7 +285,7 @@ fn check_labels(labels: &[u32], classes: usize) -> Result<(), TrainError> {
     }
 }
 
-fn save<B: AutodiffBackend>(
+fn save<B: TrainBackend>(
     options: &RunOptions,
     learner: &Learner<B>,
     cursor: Cursor,
@@ -302,7 +311,7 @@ fn save<B: AutodiffBackend>(
 /// Prefix of averaged weights in a checkpoint's state.
 pub(crate) const AVERAGE: &str = "ema.";
 
-fn restore_average<B: AutodiffBackend>(
+fn restore_average<B: TrainBackend>(
     learner: &mut Learner<B>,
     state: &Weights,
     model: &Vit,

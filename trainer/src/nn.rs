@@ -5,17 +5,17 @@
 
 use burn::tensor::activation::{gelu, softmax};
 use burn::tensor::backend::Backend;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
 use tubelet_core::{Draw, SampleRng};
 
 use crate::error::TrainError;
 use crate::init::{Init, ParamSpec};
-use crate::params::Params;
+use crate::params::{Params, Precision};
 
 /// Epsilon of every layer norm in the systems covered (MAE, VideoMAE, MAE-ST, SlowFast).
 pub const LAYER_NORM_EPS: f64 = 1e-6;
 
-/// `x · Wᵀ + b` with `{name}.weight` `[out, in, …]` and, where there is one, `{name}.bias`.
+/// `x · Wᵀ + b` with `{name}.weight` `[out, in, …]` and, where there is one, `{name}.bias`; f32.
 ///
 /// # Errors
 /// When the weight is missing.
@@ -24,9 +24,32 @@ pub fn linear<B: Backend>(
     name: &str,
     x: Tensor<B, 2>,
 ) -> Result<Tensor<B, 2>, TrainError> {
+    Ok(full(linear_low(params, name, x)?))
+}
+
+/// [`linear`], in the numbers of the parameters' products.
+fn linear_low<B: Backend>(
+    params: &Params<B>,
+    name: &str,
+    x: Tensor<B, 2>,
+) -> Result<Tensor<B, 2>, TrainError> {
     let weight = params.matrix(&format!("{name}.weight"))?;
     let bias = params.flat(&format!("{name}.bias")).ok();
-    Ok(affine(x, weight, bias))
+    Ok(affine(x, weight, bias, params.precision()))
+}
+
+/// `x` in the numbers of products.
+fn low<B: Backend, const D: usize>(x: Tensor<B, D>, precision: Precision) -> Tensor<B, D> {
+    match precision {
+        Precision::F32 => full(x),
+        Precision::Bf16 if x.dtype() == DType::BF16 => x,
+        Precision::Bf16 => x.cast(FloatDType::BF16),
+    }
+}
+
+/// `x` in f32.
+fn full<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
+    if x.dtype() == DType::BF16 { x.cast(FloatDType::F32) } else { x }
 }
 
 /// Layer norm over the last axis with `{name}.weight` and `{name}.bias`.
@@ -146,7 +169,7 @@ impl Blocks {
             let y = self.attention(params, &format!("{name}.attn"), y, batch)?;
             x = x + drops.path(y, batch, rate);
             let y = layer_norm(params, &format!("{name}.norm2"), x.clone())?;
-            let y = gelu(linear(params, &format!("{name}.mlp.fc1"), y)?);
+            let y = gelu(linear_low(params, &format!("{name}.mlp.fc1"), y)?);
             let y = linear(params, &format!("{name}.mlp.fc2"), y)?;
             x = x + drops.path(y, batch, rate);
         }
@@ -167,7 +190,8 @@ impl Blocks {
         let scale = (head as f64).powf(-0.5);
         let [q, k, v] = [q * scale, k, v].map(split);
         let scores = q.matmul(k.transpose());
-        let mixed = softmax(scores, 3).matmul(v);
+        let weights = low(softmax(full(scores), 3), params.precision());
+        let mixed = weights.matmul(v);
         let rows = mixed.swap_dims(1, 2).reshape([batch * tokens, self.dim]);
         linear(params, &format!("{name}.proj"), rows)
     }
@@ -179,7 +203,7 @@ impl Blocks {
         x: Tensor<B, 2>,
     ) -> Result<[Tensor<B, 2>; 3], TrainError> {
         if self.projections == Projections::Separate {
-            let one = |which: &str| linear(params, &format!("{name}.{which}"), x.clone());
+            let one = |which: &str| linear_low(params, &format!("{name}.{which}"), x.clone());
             return Ok([one("q")?, one("k")?, one("v")?]);
         }
         let dim = self.dim;
@@ -196,10 +220,12 @@ impl Blocks {
             [Some(one("q_bias")?), None, Some(one("v_bias")?)]
         };
         let [q, k, v] = biases;
+        let precision = params.precision();
+        let x = low(x, precision);
         Ok([
-            affine(x.clone(), weight(0), q),
-            affine(x.clone(), weight(1), k),
-            affine(x, weight(2), v),
+            affine(x.clone(), weight(0), q, precision),
+            affine(x.clone(), weight(1), k, precision),
+            affine(x, weight(2), v, precision),
         ])
     }
 
@@ -315,10 +341,11 @@ fn affine<B: Backend>(
     x: Tensor<B, 2>,
     weight: Tensor<B, 2>,
     bias: Option<Tensor<B, 1>>,
+    precision: Precision,
 ) -> Tensor<B, 2> {
-    let y = x.matmul(weight.transpose());
+    let y = low(x, precision).matmul(low(weight, precision).transpose());
     match bias {
-        Some(bias) => y + bias.unsqueeze(),
+        Some(bias) => y + low(bias, precision).unsqueeze(),
         None => y,
     }
 }

@@ -164,23 +164,34 @@ impl<B: Backend> Optimizer<B> {
 /// Scales all gradients so that their common norm is at most `max_norm`, as
 /// `torch.nn.utils.clip_grad_norm_` does; returns the norm before.
 pub fn clip_global<B: Backend>(grads: &mut Gradients<B>, max_norm: f64) -> f64 {
-    let norm = global_norm(grads);
-    let scale = max_norm / (norm + CLIP_EPS);
-    if scale < 1.0 {
-        for grad in grads.values_mut() {
-            grad.inplace(|g| g * scale);
-        }
-    }
-    norm
+    let squares = squares(grads);
+    clip_by(grads, squares.as_ref(), max_norm);
+    norm(squares.as_ref())
 }
 
-/// The norm of all gradients taken together.
-pub fn global_norm<B: Backend>(grads: &Gradients<B>) -> f64 {
-    let squares: Vec<_> = grads.values().map(|g| g.clone().square().sum()).collect();
-    if squares.is_empty() {
-        return 0.0;
+/// Sums of squares, one for each gradient; `None` where there is none.
+pub fn squares<B: Backend>(grads: &Gradients<B>) -> Option<Tensor<B, 1>> {
+    let sums: Vec<_> = grads.values().map(|g| g.clone().square().sum()).collect();
+    (!sums.is_empty()).then(|| Tensor::cat(sums, 0))
+}
+
+/// [`clip_global`] by the gradients' [`squares`], which stay on the device: nothing waits for it.
+pub fn clip_by<B: Backend>(
+    grads: &mut Gradients<B>,
+    squares: Option<&Tensor<B, 1>>,
+    max_norm: f64,
+) {
+    let Some(squares) = squares else { return };
+    let norm = squares.clone().sum().sqrt();
+    let scale = ((norm + CLIP_EPS).recip() * max_norm).clamp_max(1.0);
+    for grad in grads.values_mut() {
+        grad.inplace(|g| g * scale.clone());
     }
-    let sums = values(&Tensor::cat(squares, 0));
+}
+
+/// The norm of all gradients taken together, from their [`squares`]; waits for the device.
+pub fn norm<B: Backend>(squares: Option<&Tensor<B, 1>>) -> f64 {
+    let sums = squares.map(values).unwrap_or_default();
     sums.iter().map(|s| f64::from(*s)).sum::<f64>().sqrt()
 }
 

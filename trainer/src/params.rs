@@ -2,6 +2,7 @@
 //! learning rates, weight-decay exemptions, averaging and clipping are plain loops over names.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Tensor, TensorData};
@@ -21,11 +22,28 @@ pub struct Param<B: Backend> {
     pub trainable: bool,
 }
 
+/// The numbers in which matrices are multiplied. Parameters, their gradients, the optimiser's state,
+/// sums of the residual stream, norms, softmax and losses are f32 with either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// bfloat16: linear layers, attention's products and GELU.
+    Bf16,
+}
+
 /// All parameters of a model.
 #[derive(Clone, Debug)]
 pub struct Params<B: Backend> {
     entries: BTreeMap<String, Param<B>>,
+    precision: Precision,
+    /// Tables that follow from the network's sizes, made and copied to the device once.
+    tables: Tables<B>,
 }
+
+/// Tables by name, shared by the forks of parameters.
+type Tables<B> = Arc<Mutex<BTreeMap<String, Tensor<B, 2>>>>;
 
 impl<B: Backend> Params<B> {
     /// Puts `weights` on `device` as the parameters that `specs` lists. Arrays that no spec names
@@ -49,7 +67,17 @@ impl<B: Backend> Params<B> {
             let param = Param { shape: spec.shape.clone(), value, trainable: spec.trainable };
             entries.insert(spec.name.clone(), param);
         }
-        Ok(Self { entries })
+        Ok(Self { entries, precision: Precision::F32, tables: Tables::<B>::default() })
+    }
+
+    /// The same, multiplied in `precision`.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
+    /// The numbers in which they are multiplied.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Puts all of `weights` on `device`, every one trainable.
@@ -58,7 +86,11 @@ impl<B: Backend> Params<B> {
             let value = tensor_1d::<B>(array, device).set_require_grad(B::ad_enabled(device));
             (name.to_owned(), Param { shape: array.shape.clone(), value, trainable: true })
         });
-        Self { entries: entries.collect() }
+        Self {
+            entries: entries.collect(),
+            precision: Precision::F32,
+            tables: Tables::<B>::default(),
+        }
     }
 
     /// The parameter `name` with its `D` axes.
@@ -90,6 +122,25 @@ impl<B: Backend> Params<B> {
         let rows = param.shape.first().copied().unwrap_or(1);
         let columns = param.shape.iter().skip(1).product::<usize>();
         Ok(param.value.clone().reshape([rows, columns]))
+    }
+
+    /// The matrix `name`, `[1, rows, columns]`, as `[rows, columns]`; `make` makes it when it is asked
+    /// for first. It has no gradients.
+    ///
+    /// # Errors
+    /// When it has another number of axes.
+    pub fn table(
+        &self,
+        name: &str,
+        device: &B::Device,
+        make: impl FnOnce() -> Array,
+    ) -> Result<Tensor<B, 2>, TrainError> {
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = tables.get(name) {
+            return Ok(table.clone());
+        }
+        let table = tensor::<B, 3>(&make(), device)?.squeeze_dim(0);
+        Ok(tables.entry(name.to_owned()).or_insert(table).clone())
     }
 
     /// The parameter `name`.
@@ -144,7 +195,11 @@ impl<B: AutodiffBackend> Params<B> {
             let value = p.value.clone().inner();
             (name.clone(), Param { shape: p.shape.clone(), value, trainable: p.trainable })
         });
-        Params { entries: entries.collect() }
+        Params {
+            entries: entries.collect(),
+            precision: self.precision,
+            tables: Tables::<B::InnerBackend>::default(),
+        }
     }
 
     /// The same values as leaves of a graph of their own, so that several threads can each compute
@@ -154,7 +209,8 @@ impl<B: AutodiffBackend> Params<B> {
             let value = Tensor::from_inner(p.value.clone().inner()).set_require_grad(p.trainable);
             (name.clone(), Param { shape: p.shape.clone(), value, trainable: p.trainable })
         });
-        Self { entries: entries.collect() }
+        let tables = Arc::clone(&self.tables);
+        Self { entries: entries.collect(), precision: self.precision, tables }
     }
 
     /// Takes the gradient of every trained parameter that took part in the loss.

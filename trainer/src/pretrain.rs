@@ -3,25 +3,25 @@
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
-use burn::tensor::backend::AutodiffBackend;
 use serde::Serialize;
 use tubelet_augment::{HostStage, HostTensors, Recipe, Stage};
 use tubelet_loader::{Cursor, Order, Stats};
 
 use crate::checkpoint::{self, State};
 use crate::config::{ModelConfig, Pretraining, TrainConfig};
+use crate::device::{Sees, TrainBackend, on_device};
 use crate::error::TrainError;
 use crate::evaluate::Accuracy;
 use crate::feed::Source;
 use crate::init;
+use crate::learner::{Learner, Objective};
 use crate::loss::mse;
 use crate::model::MaskedTokens;
 use crate::nn::{Drops, select_rows};
 use crate::params::{Params, values};
 use crate::report::{self, reconstructions};
 use crate::run::{
-    Hooks, Learner, Metric, Objective, RunOptions, Training, on_device, prepare_folder,
-    start_loader, write_json,
+    GpuTimes, Hooks, Metric, RunOptions, Training, prepare_folder, start_loader, write_json,
 };
 
 /// What a pre-training run did.
@@ -39,6 +39,9 @@ pub struct PretrainSummary {
     pub data_wait: f64,
     /// What the loader did.
     pub loader: Stats,
+    /// What the device stage did, where there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuTimes>,
     /// Every step.
     #[serde(skip)]
     pub metrics: Vec<Metric>,
@@ -52,6 +55,14 @@ impl Pretraining {
             Self::VideoMae(m) => m.specs(),
             Self::MaeSt(m) => m.specs(),
             Self::MaskFeat(m) => m.specs(),
+        }
+    }
+
+    /// The patches that its first layer looks at.
+    pub fn sees(&self) -> Sees {
+        match self {
+            Self::Mae(_) | Self::VideoMae(_) | Self::MaeSt(_) => Sees::Visible,
+            Self::MaskFeat(_) => Sees::All,
         }
     }
 
@@ -110,7 +121,7 @@ struct Masked<'a> {
     drop_path: f64,
 }
 
-impl<B: AutodiffBackend> Objective<B> for Masked<'_> {
+impl<B: TrainBackend> Objective<B> for Masked<'_> {
     fn loss(
         &self,
         params: &Params<B>,
@@ -122,6 +133,10 @@ impl<B: AutodiffBackend> Objective<B> for Masked<'_> {
         let mut drops = Drops::new(self.seed, number, part, self.drop_path);
         let pred = self.model.predict(params, batch, &mut drops, &device)?;
         Ok(mse(pred, batch.hidden_targets(&device)))
+    }
+
+    fn sees(&self) -> Sees {
+        self.model.sees()
     }
 
     fn terms(&self, batch: &HostTensors) -> f64 {
@@ -136,7 +151,7 @@ struct Keeper<'a> {
     model: &'a Pretraining,
 }
 
-impl<B: AutodiffBackend> Hooks<B> for Keeper<'_> {
+impl<B: TrainBackend> Hooks<B> for Keeper<'_> {
     fn save(
         &mut self,
         learner: &Learner<B>,
@@ -171,7 +186,7 @@ impl<B: AutodiffBackend> Hooks<B> for Keeper<'_> {
 /// Rows of the last batch that the report shows.
 const SHOWN_ROWS: usize = 4;
 
-fn run<B: AutodiffBackend>(options: &RunOptions) -> Result<PretrainSummary, TrainError> {
+fn run<B: TrainBackend>(options: &RunOptions) -> Result<PretrainSummary, TrainError> {
     let begin = std::time::Instant::now();
     let device = B::Device::default();
     let recipe = options.recipe.stage(Stage::Pretrain);
@@ -187,7 +202,7 @@ fn run<B: AutodiffBackend>(options: &RunOptions) -> Result<PretrainSummary, Trai
         Some((_, weights, _)) => weights.clone(),
         None => init::draw(&specs, options.seed),
     };
-    let params = Params::<B>::new(&specs, &weights, &device)?;
+    let params = Params::<B>::new(&specs, &weights, &device)?.with_precision(options.precision);
     let cursor = stored.as_ref().map_or(Cursor::default(), |(state, _, _)| state.cursor);
     let (_, batches, per_epoch) = start_loader(options, &recipe, Order::Shuffled, cursor)?;
     let steps_per_epoch = (per_epoch / u64::from(config.accumulate)).max(1);
@@ -217,6 +232,7 @@ fn run<B: AutodiffBackend>(options: &RunOptions) -> Result<PretrainSummary, Trai
         seconds,
         data_wait: trained.waited.as_secs_f64() / seconds,
         loader: trained.stats,
+        gpu: trained.gpu,
         metrics: trained.metrics,
     };
     write_json(&options.out, "summary.json", &summary)?;

@@ -15,7 +15,10 @@ use tubelet_trainer::nn::{Drops, select_rows};
 use tubelet_trainer::params::{Params, values};
 use tubelet_trainer::run::Metric;
 use tubelet_trainer::weights::Weights;
-use tubelet_trainer::{Device, FinetuneOptions, RunOptions, checkpoint, finetune, init, pretrain};
+use tubelet_trainer::{
+    Device, FinetuneOptions, Precision, RunOptions, TrainErrorKind, checkpoint, finetune, init,
+    pretrain,
+};
 
 type Cpu = Autodiff<Flex>;
 
@@ -53,6 +56,52 @@ fn a_resumed_pretraining_run_repeats_the_uninterrupted_one() {
     let weights = |name: &str| checkpoint::read_any(&folder.path().join(name)).expect("reads");
     assert_eq!(weights("whole"), weights("parts"));
     assert!(pretrain(&options(folder.path(), "whole")).is_err(), "a run is not overwritten");
+}
+
+/// Losses are read when a step is over, so the step with the first bad one has moved the weights.
+#[test]
+fn a_run_that_diverges_stops_and_keeps_no_bad_step() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    pictures(&folder.path().join("data"));
+    let mut options = options(folder.path(), "diverges");
+    options.checkpoint_every = 1;
+    let set = ["pretrain.train.base_lr=1e25", "pretrain.train.warmup_epochs=0"].map(str::to_owned);
+    let small = SMALL.map(str::to_owned);
+    options.recipe =
+        builtin::recipe("mae-tiny", &[small.as_slice(), &set].concat()).expect("built in");
+    let error = pretrain(&options).expect_err("diverges");
+    assert!(matches!(error.kind, TrainErrorKind::Diverged(_)), "{error}");
+    let metrics = std::fs::read_to_string(options.out.join("metrics.jsonl")).expect("metrics");
+    let metrics: Vec<Metric> =
+        metrics.lines().map(|line| serde_json::from_str(line).expect("a line")).collect();
+    assert!(!metrics.is_empty() && metrics.iter().all(|m| m.loss.is_finite()), "{metrics:?}");
+    let (state, _, _) = checkpoint::load_latest(&options.out).expect("reads").expect("kept");
+    assert_eq!(state.step, metrics.len() as u64);
+    assert_eq!(error.place, format!("step {}", state.step));
+}
+
+/// Products in bfloat16 follow those in f32; weights and the optimiser's state stay f32.
+#[test]
+fn products_in_bf16_train_as_f32_does() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    pictures(&folder.path().join("data"));
+    let run = |name: &str, precision: Precision| {
+        let mut options = options(folder.path(), name);
+        (options.max_steps, options.precision) = (Some(6), precision);
+        pretrain(&options).expect("trains").metrics
+    };
+    let (full, low) = (run("f32", Precision::F32), run("bf16", Precision::Bf16));
+    let mut differ = false;
+    for (full, low) in full.iter().zip(&low) {
+        assert!((full.loss - low.loss).abs() < 0.02 * full.loss, "{full:?} {low:?}");
+        assert!((full.grad_norm - low.grad_norm).abs() < 0.05 * full.grad_norm, "{full:?} {low:?}");
+        differ |= full.loss != low.loss;
+    }
+    assert!(differ, "bf16 was not used");
+    let weights = checkpoint::read_any(&folder.path().join("bf16")).expect("reads");
+    let rounded = |v: &f32| v.to_bits() & 0xffff == 0;
+    let some = weights.require("norm.weight").expect("there").data.iter().all(rounded);
+    assert!(!some, "weights move in f32");
 }
 
 #[test]
@@ -121,6 +170,7 @@ fn gradients_agree_with_finite_differences() {
 /// The first metric with the second's timings, which no two runs share.
 fn same_speed((metric, other): (&Metric, &Metric)) -> Metric {
     Metric {
+        step_s: other.step_s,
         rows_per_s: other.rows_per_s,
         data_wait: other.data_wait,
         decoded_per_wanted: other.decoded_per_wanted,
@@ -256,6 +306,7 @@ fn options(folder: &Path, run: &str) -> RunOptions {
         max_steps: None,
         checkpoint_every: 0,
         device: Device::Cpu,
+        precision: Precision::F32,
         progress: false,
     }
 }

@@ -1,13 +1,12 @@
-//! NVRTC from its Python package, and the folder for a GPU machine without a network.
+//! The folder for a GPU machine without a network.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{Failure, Outcome, announce, apt, cargo, root, run, target_dir};
+use crate::wheels::{self, copy_tree};
+use crate::{Failure, Outcome, announce, cargo, root, run, target_dir};
 
-/// The Python package with NVRTC's library, and its version.
-const NVRTC: (&str, &str) = ("nvidia-cuda-nvrtc-cu12", "12.9.86");
 /// Libraries that come with the system everywhere and must be that system's own.
 const SYSTEM_LIBRARIES: &[&str] =
     &["ld-linux", "libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so", "libresolv.so"];
@@ -31,129 +30,146 @@ const DEMO: &[&str] = &[
     "finetune.batch_size=8",
 ];
 
-/// What runs the bundle on the other machine.
-const RUN_SCRIPT: &str = r#"#!/usr/bin/env bash
-# Device tests, then benches; what they print is kept in results/.
-set -euo pipefail
-here="$(cd "$(dirname "$0")" && pwd)"
-export LD_LIBRARY_PATH="$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
-export TUBELET_NVRTC="$here/nvrtc" TUBELET_REQUIRE_NVRTC=1 TUBELET_REQUIRE_GPU=1
-export TUBELET_KERNEL_CACHE="$here/kernel-cache" RUST_BACKTRACE=1
-mkdir -p "$here/results"
-cd "$here"
-./gpu-bench --device | tee results/device.txt
-if command -v nvidia-smi >/dev/null; then
-    nvidia-smi | tee -a results/device.txt
-fi
-./gpu-tests --test-threads=1 2>&1 | tee results/tests.txt
-./gpu-bench 2>&1 | tee results/bench.txt
-./tubelet bench data/train --recipe videomae-tiny --batch 8 --seconds 5 2>&1 | tee results/loader.txt
-./tubelet bench data/train --recipe videomae-tiny --batch 8 --seconds 5 --stage device 2>&1 |
-    tee results/device-stage.txt
-if python3 -c 'import torch' 2>/dev/null; then
-    python3 hog_torch.py 2>&1 | tee results/hog_torch.txt
-fi
-"#;
+/// What runs the bundle on the other machine, and what compares with PyTorch there.
+const SCRIPTS: [&str; 3] = ["run.sh", "hog_torch.py", "step_torch.py"];
 
 /// Fetches NVRTC once and tells the folder of its library.
 pub(crate) fn fetch_nvrtc(install: bool) -> Result<PathBuf, Failure> {
-    let (package, version) = NVRTC;
-    let home = target_dir().join(format!("nvrtc-{version}"));
-    let library = home.join("nvidia/cuda_nvrtc/lib");
-    if library.join("libnvrtc.so.12").exists() {
-        return Ok(library);
-    }
-    need_pip(install)?;
-    let wheels = home.join("wheel");
-    let exact = format!("{package}=={version}");
-    run(python()
-        .args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest"])
-        .args([wheels.as_os_str(), exact.as_ref()]))?;
-    let wheel = files_in(&wheels)?
-        .into_iter()
-        .find(|f| f.extension().is_some_and(|e| e == "whl"))
-        .ok_or_else(|| Failure::new(format!("pip left no wheel in `{}`", wheels.display())))?;
-    run(python().args(["-m", "zipfile", "-e"]).args([&wheel, &home]))?;
-    fs::remove_dir_all(&wheels).map_err(|e| io(&wheels, &e))?;
-    Ok(library)
+    wheels::NVRTC.fetch(install)
 }
 
-/// Installs pip where it is missing.
-fn need_pip(install: bool) -> Outcome {
-    let works = |mut c: Command| c.output().is_ok_and(|out| out.status.success());
-    let mut pip = python();
-    pip.args(["-m", "pip", "--version"]);
-    if works(pip) {
-        return Ok(());
-    }
-    if !install {
-        return Err(Failure::usage("fetching NVRTC needs `python3 -m pip` (package python3-pip)"));
-    }
-    apt(&["update"])?;
-    apt(&["install", "-y", "--no-install-recommends", "python3", "python3-pip"])
+/// What goes into the folder.
+#[derive(Debug, PartialEq)]
+struct Wanted {
+    out: PathBuf,
+    /// Libraries that the other machine has: without NVRTC, nvJPEG and CUDA's headers.
+    cuda: bool,
+    /// The program and what it needs: FFmpeg's libraries, data.
+    program: bool,
+    /// Arguments of `cargo build`.
+    build: Vec<String>,
 }
 
-fn python() -> Command {
-    Command::new("python3")
+impl Wanted {
+    fn of(arguments: &[String]) -> Result<Self, Failure> {
+        let out = target_dir().join("gpu-bundle");
+        let mut wanted = Self { out, cuda: true, program: true, build: Vec::new() };
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            let mut value = |what: &str| {
+                let missing = || Failure::usage(format!("{argument}: {what} is missing"));
+                arguments.next().cloned().ok_or_else(missing)
+            };
+            match argument.as_str() {
+                "--out" => wanted.out = value("a folder")?.into(),
+                "--without" => {
+                    for part in value("a list")?.split(',') {
+                        match part {
+                            "cuda" => wanted.cuda = false,
+                            "ffmpeg" => wanted.program = false,
+                            _ => {
+                                let what = format!("--without {part}: `cuda` and `ffmpeg` are");
+                                return Err(Failure::usage(what));
+                            }
+                        }
+                    }
+                }
+                _ => wanted.build.push(argument.clone()),
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// Whether the program trains on CUDA.
+    fn trains(&self) -> bool {
+        self.program && self.build.iter().any(|argument| argument.contains("cuda"))
+    }
 }
 
 /// Makes the folder.
 pub(crate) fn bundle(arguments: &[String], install: bool) -> Outcome {
-    let (out, build) = match arguments {
-        [flag, out, build @ ..] if flag == "--out" => (PathBuf::from(out), build),
-        [flag] if flag == "--out" => return Err(Failure::usage("--out: a folder is missing")),
-        build => (target_dir().join("gpu-bundle"), build),
-    };
+    let wanted = Wanted::of(arguments)?;
+    let out = &wanted.out;
     if out.exists() {
         let what = format!("`{}` exists: remove it or name another with --out", out.display());
         return Err(Failure::usage(what));
     }
-    let nvrtc = fetch_nvrtc(install)?;
-    run(cargo("build").args(["--release", "--bin", "tubelet"]).args(build))?;
-    let programs = test_programs()?;
-    let binary = target_dir().join("release/tubelet");
-    for folder in ["lib", "nvrtc", "kernels"] {
-        let folder = out.join(folder);
-        fs::create_dir_all(&folder).map_err(|e| io(&folder, &e))?;
+    fs::create_dir_all(out).map_err(|e| io(out, &e))?;
+    if wanted.cuda {
+        copy_cuda(&wanted, install)?;
     }
-    copy(&binary, &out.join("tubelet"))?;
-    for (name, path) in &programs {
-        copy(path, &out.join(name))?;
-    }
-    copy_libraries(&binary, &out.join("lib"))?;
-    copy_where(&nvrtc, &out.join("nvrtc"), |name| name.contains(".so") && !name.contains(".alt."))?;
+    let test = &["--lib", "--bench", "gpu"];
+    let built = test_programs("tubelet-gpu", test, &[])?;
+    copy_stripped(&find(&built, TESTS_OF_GPU)?, &out.join("gpu-tests"))?;
+    copy_stripped(&find(&built, "\"kind\":[\"bench\"]")?, &out.join("gpu-bench"))?;
     let sources = root().join("gpu/src/kernels");
     copy_where(&sources, &out.join("kernels"), |name| name.contains(".cu"))?;
     copy(&root().join("gpu/README.md"), &out.join("README.md"))?;
-    copy(&root().join("gpu/scripts/hog_torch.py"), &out.join("hog_torch.py"))?;
-    write_script(&out.join("run.sh"))?;
-    make_data(&binary, &out)?;
+    for script in SCRIPTS {
+        copy(&root().join("gpu/scripts").join(script), &out.join(script))?;
+    }
+    if wanted.program {
+        copy_program(&wanted)?;
+    }
     eprintln!("`{}`: copy it to the GPU machine and start run.sh there", out.display());
     Ok(())
 }
 
-/// Builds tests and bench of `gpu`; name in the bundle and path of each.
-fn test_programs() -> Result<[(&'static str, PathBuf); 2], Failure> {
+/// NVRTC, nvJPEG and, where the program trains, the headers that Burn's kernels include.
+fn copy_cuda(wanted: &Wanted, install: bool) -> Outcome {
+    let library = |name: &str| name.contains(".so") && !name.contains(".alt.");
+    copy_where(&wheels::NVRTC.fetch(install)?, &wanted.out.join("nvrtc"), library)?;
+    copy_where(&wheels::NVJPEG.fetch(install)?, &wanted.out.join("nvjpeg"), library)?;
+    if wanted.trains() {
+        let include = wanted.out.join("cuda/include");
+        for wheel in wheels::HEADERS {
+            copy_tree(&wheel.fetch(install)?, &include)?;
+        }
+        // Large, and included by nothing here.
+        for folder in ["cub", "thrust"].map(|name| include.join(name)) {
+            if folder.exists() {
+                fs::remove_dir_all(&folder).map_err(|e| io(&folder, &e))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The program, its libraries and a few clips; the trainer's tests where it trains.
+fn copy_program(wanted: &Wanted) -> Outcome {
+    let out = &wanted.out;
+    run(cargo("build").args(["--release", "--bin", "tubelet"]).args(&wanted.build))?;
+    let binary = target_dir().join("release/tubelet");
+    copy_stripped(&binary, &out.join("tubelet"))?;
+    copy_libraries(&binary, &out.join("lib"))?;
+    if wanted.trains() {
+        let built = test_programs("tubelet-trainer", &["--lib"], &["--features", "cuda"])?;
+        copy_stripped(&find(&built, TESTS_OF_TRAINER)?, &out.join("trainer-tests"))?;
+    }
+    make_data(&binary, out)
+}
+
+/// What names the programs with the unit tests in cargo's JSON.
+const TESTS_OF_GPU: &str = "\"kind\":[\"lib\"],\"crate_types\":[\"lib\"],\"name\":\"tubelet_gpu\"";
+const TESTS_OF_TRAINER: &str =
+    "\"kind\":[\"lib\"],\"crate_types\":[\"lib\"],\"name\":\"tubelet_trainer\"";
+
+/// Builds programs of `package` that test or measure; cargo's JSON about it.
+fn test_programs(package: &str, which: &[&str], more: &[&str]) -> Result<String, Failure> {
     let mut command = cargo("test");
-    command.args(["--release", "-p", "tubelet-gpu", "--lib", "--bench", "gpu", "--no-run"]);
+    command.args(["--release", "-p", package, "--no-run"]).args(which).args(more);
     command.args(["--message-format", "json-render-diagnostics"]);
     announce(&command);
     let output = command.output().map_err(|e| Failure::new(format!("cannot run cargo: {e}")))?;
     if !output.status.success() {
         return Err(Failure::new(String::from_utf8_lossy(&output.stderr)));
     }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let find = |kind: &str| {
-        let none = || Failure::new(format!("cargo names no program for {kind}"));
-        program_of(&text, kind).ok_or_else(none)
-    };
-    Ok([
-        (
-            "gpu-tests",
-            find("\"kind\":[\"lib\"],\"crate_types\":[\"lib\"],\"name\":\"tubelet_gpu\"")?,
-        ),
-        ("gpu-bench", find("\"kind\":[\"bench\"]")?),
-    ])
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn find(built: &str, kind: &str) -> Result<PathBuf, Failure> {
+    let none = || Failure::new(format!("cargo names no program for {kind}"));
+    program_of(built, kind).ok_or_else(none)
 }
 
 /// The first program in cargo's JSON whose line holds `kind`. The library that the programs share is
@@ -168,8 +184,14 @@ fn executable_of(line: &str) -> Option<PathBuf> {
     rest.split_once('"').map(|(path, _)| PathBuf::from(path))
 }
 
+/// Copies a program without what only debuggers read.
+fn copy_stripped(from: &Path, to: &Path) -> Outcome {
+    run(Command::new("strip").arg("--strip-debug").arg("-o").args([to, from]))
+}
+
 /// Copies every library that `binary` loads and not every system has.
 fn copy_libraries(binary: &Path, to: &Path) -> Outcome {
+    fs::create_dir_all(to).map_err(|e| io(to, &e))?;
     let mut command = Command::new("ldd");
     command.arg(binary);
     announce(&command);
@@ -195,19 +217,14 @@ fn make_data(binary: &Path, out: &Path) -> Outcome {
     run(Command::new(binary).arg("demo").arg("--out").arg(&demo).args(DEMO))?;
     for split in ["train", "val"] {
         let (from, to) = (demo.join("shards").join(split), out.join("data").join(split));
-        fs::create_dir_all(&to).map_err(|e| io(&to, &e))?;
         copy_where(&from, &to, |_| true)?;
     }
     fs::remove_dir_all(&demo).map_err(|e| io(&demo, &e))
 }
 
-fn write_script(path: &Path) -> Outcome {
-    fs::write(path, RUN_SCRIPT).map_err(|e| io(path, &e))?;
-    run(Command::new("chmod").arg("+x").arg(path))
-}
-
 /// Copies the files of `from` whose name `wanted` likes.
 fn copy_where(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> Outcome {
+    fs::create_dir_all(to).map_err(|e| io(to, &e))?;
     for file in files_in(from)? {
         if let Some(name) = file.file_name()
             && file.is_file()
@@ -219,7 +236,7 @@ fn copy_where(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> Outcome 
     Ok(())
 }
 
-fn files_in(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+pub(crate) fn files_in(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     let entries = fs::read_dir(folder).map_err(|e| io(folder, &e))?;
     Ok(entries.filter_map(Result::ok).map(|e| e.path()).collect())
 }
@@ -228,7 +245,7 @@ fn copy(from: &Path, to: &Path) -> Outcome {
     fs::copy(from, to).map(drop).map_err(|e| io(from, &e))
 }
 
-fn io(path: &Path, error: &std::io::Error) -> Failure {
+pub(crate) fn io(path: &Path, error: &std::io::Error) -> Failure {
     Failure::new(format!("`{}`: {error}", path.display()))
 }
 
@@ -246,5 +263,20 @@ mod tests {
         assert_eq!(program_of(&text, lib), Some(PathBuf::from("/a/gpu-1")));
         assert_eq!(program_of(&text, "\"kind\":[\"bench\"]"), Some(PathBuf::from("/a/bench-2")));
         assert_eq!(program_of(&text, "\"kind\":[\"bin\"]"), None);
+    }
+
+    #[test]
+    fn arguments_say_what_goes_into_the_folder() {
+        let of = |text: &str| {
+            let arguments: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+            Wanted::of(&arguments)
+        };
+        let all = of("--out x --features cuda").unwrap_or_else(|e| panic!("{}", e.message));
+        assert_eq!(all.out, PathBuf::from("x"));
+        assert_eq!(all.build, ["--features", "cuda"]);
+        assert!(all.cuda && all.program && all.trains());
+        let small = of("--without cuda,ffmpeg").unwrap_or_else(|e| panic!("{}", e.message));
+        assert!(!small.cuda && !small.program && !small.trains());
+        assert!(of("--out").is_err() && of("--without nothing").is_err());
     }
 }

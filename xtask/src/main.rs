@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "the test report goes where test runners write it")]
 
 mod gpu;
+mod wheels;
 
 use std::env;
 use std::io::{BufRead, BufReader};
@@ -16,9 +17,10 @@ Usage: cargo xtask <command> [--no-install] [arguments]
   demo    set up, build, run `tubelet demo`; further arguments go to it
   test    set up, then format check, clippy, tests and documentation;
           --gpu-compile fetches NVRTC and has it compile every kernel for sm_80, sm_90, sm_100
-  gpu-bundle [--out DIR] [build arguments]
+  gpu-bundle [--out DIR] [--without cuda,ffmpeg] [build arguments]
           a folder with all that a GPU machine without a network needs, see gpu/README.md;
-          build arguments, such as --features cuda, go to `cargo build`
+          without cuda: NVRTC, nvJPEG and headers are that machine's; without ffmpeg: device tests
+          and bench alone; build arguments, such as --features cuda, go to `cargo build`
 
   --no-install   install nothing: say what is missing and stop with exit code 2";
 

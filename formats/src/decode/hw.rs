@@ -150,6 +150,9 @@ fn refuse(what: &str) -> DecodeError {
     DecodeError::Hardware(what.to_owned())
 }
 
+/// Surfaces for frames between decoder and caller.
+const EXTRA_SURFACES: c_int = 8;
+
 /// FFmpeg's hardware device over a context that others own.
 struct Device(*mut c::AVBufferRef);
 
@@ -200,6 +203,8 @@ impl Device {
         let found = found.ok_or_else(|| refuse(&format!("FFmpeg has none for {name}")))?;
         input.open_codec(found, reorder, |context| {
             context.get_format = Some(choose);
+            // Frames that wait to be put in order hold surfaces beyond those that the codec counts.
+            context.extra_hw_frames = EXTRA_SURFACES;
             // SAFETY: a live reference; the codec owns and frees the new one.
             context.hw_device_ctx = unsafe { c::av_buffer_ref(self.0) };
         })

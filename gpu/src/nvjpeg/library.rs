@@ -4,6 +4,9 @@
 use std::ffi::{c_int, c_uchar, c_uint, c_void};
 use std::path::Path;
 use std::ptr;
+use std::sync::Arc;
+
+use cudarc::driver::CudaContext;
 
 use crate::error::GpuError;
 use crate::loading::symbol as get;
@@ -42,6 +45,8 @@ const STRICT: c_uint = 1 << 2;
 pub(super) enum Backend {
     /// `NVJPEG_BACKEND_DEFAULT`: the multiprocessors, with help of the CPU.
     Default = 0,
+    /// `NVJPEG_BACKEND_GPU_HYBRID`: the multiprocessors, for the entropy code of batches, too.
+    Hybrid = 2,
     /// `NVJPEG_BACKEND_HARDWARE`: engines of their own, where the device has some.
     Hardware = 3,
 }
@@ -97,6 +102,8 @@ pub(super) struct Library {
     params_destroy: Destroy,
     set_format: unsafe extern "C" fn(Handle, c_int) -> Status,
     set_region: unsafe extern "C" fn(Handle, c_int, c_int, c_int, c_int) -> Status,
+    /// Whether a batch of whole pictures is possible; of nvJPEG 11.0 and newer.
+    supported: Option<unsafe extern "C" fn(Handle, Handle, *mut c_int) -> Status>,
     /// Of nvJPEG 11.4 and newer.
     with_regions: Option<Regions>,
     // The calls above live as long as it is loaded.
@@ -140,6 +147,7 @@ impl Library {
                     params_destroy: get(&loaded, "nvjpegDecodeParamsDestroy")?,
                     set_format: get(&loaded, "nvjpegDecodeParamsSetOutputFormat")?,
                     set_region: get(&loaded, "nvjpegDecodeParamsSetROI")?,
+                    supported: get(&loaded, "nvjpegDecodeBatchedSupported").ok(),
                     with_regions: regions().ok(),
                     _loaded: loaded,
                 })
@@ -151,7 +159,8 @@ impl Library {
 
 /// One back end of the library with a state of its own; used by one thread at a time.
 pub(super) struct Engine {
-    library: std::sync::Arc<Library>,
+    library: Arc<Library>,
+    context: Arc<CudaContext>,
     handle: Handle,
     state: Handle,
     /// A parsed header.
@@ -166,13 +175,14 @@ unsafe impl Send for Engine {}
 impl Engine {
     /// The back end; the device's primary context must be current, here and in every other call.
     pub(super) fn new(
-        library: &std::sync::Arc<Library>,
+        library: &Arc<Library>,
+        context: &Arc<CudaContext>,
         backend: Backend,
     ) -> Result<Self, GpuError> {
         let null = ptr::null_mut();
-        let library = std::sync::Arc::clone(library);
-        let mut engine =
-            Self { library, handle: null, state: null, stream: null, params: Vec::new() };
+        let (library, context) = (Arc::clone(library), Arc::clone(context));
+        let (handle, state, stream, params) = (null, null, null, Vec::new());
+        let mut engine = Self { library, context, handle, state, stream, params };
         let create = |handle: &mut Handle, flags| {
             // SAFETY: default allocators are null; the handle is a place for a pointer.
             unsafe { (engine.library.create)(backend as c_int, null, null, flags, handle) }
@@ -213,9 +223,14 @@ impl Engine {
         (status == 0).then_some(Info { components, subsampling, width, height })
     }
 
-    /// Whether it decodes `region` (left, top, width, height) of this picture as the `n`-th of a
-    /// batch; remembers the region.
-    pub(super) fn supports(&mut self, n: usize, encoded: &[u8], region: [c_int; 4]) -> bool {
+    /// Whether it decodes `region` (left, top, width, height; all where absent) of this picture as the
+    /// `n`-th of a batch; remembers the region.
+    pub(super) fn supports(
+        &mut self,
+        n: usize,
+        encoded: &[u8],
+        region: Option<[c_int; 4]>,
+    ) -> bool {
         self.try_supports(n, encoded, region).unwrap_or(false)
     }
 
@@ -223,10 +238,21 @@ impl Engine {
         &mut self,
         n: usize,
         encoded: &[u8],
-        [x, y, width, height]: [c_int; 4],
+        region: Option<[c_int; 4]>,
     ) -> Result<bool, GpuError> {
-        let library = std::sync::Arc::clone(&self.library);
-        let Some(regions) = &library.with_regions else { return Ok(false) };
+        let library = Arc::clone(&self.library);
+        let (bytes, len, mut answer) = (encoded.as_ptr(), encoded.len(), -1);
+        // SAFETY: handles are valid, the bytes have the length given.
+        let parsed = unsafe { (library.parse_header)(self.handle, bytes, len, self.stream) };
+        check(parsed, "parse a header")?;
+        let Some(regions) = &library.with_regions else {
+            let Some(supported) = library.supported.filter(|_| region.is_none()) else {
+                return Ok(false);
+            };
+            // SAFETY: handles are valid; the header was parsed.
+            let asked = unsafe { supported(self.handle, self.stream, &raw mut answer) };
+            return check(asked, "ask what it supports").map(|()| answer == 0);
+        };
         while self.params.len() <= n {
             let mut params = ptr::null_mut();
             // SAFETY: the handle is valid; `Drop` frees the parameters.
@@ -234,21 +260,19 @@ impl Engine {
             check(status, "make parameters")?;
             self.params.push(params);
         }
-        let (params, mut answer) = (self.params[n], -1);
-        // SAFETY: handles are valid, the bytes have the length given.
+        let (params, [x, y, width, height]) = (self.params[n], region.unwrap_or(WHOLE));
+        // SAFETY: as above.
         unsafe {
             check((library.set_format)(params, OUTPUT_YUV), "set the format")?;
             check((library.set_region)(params, x, y, width, height), "set the region")?;
-            let (bytes, len) = (encoded.as_ptr(), encoded.len());
-            check((library.parse_header)(self.handle, bytes, len, self.stream), "parse a header")?;
             let asked = (regions.supported)(self.handle, self.stream, params, &raw mut answer);
             check(asked, "ask what it supports")?;
         }
         Ok(answer == 0)
     }
 
-    /// Queues the decoding of all `pictures` on `stream`; with `regions`, of the regions that
-    /// [`Engine::supports`] was asked for.
+    /// Queues the decoding of all `pictures` on `stream`; with `asked`, of what [`Engine::supports`] was
+    /// asked for, else whole.
     ///
     /// # Safety
     /// The addresses of `images` must be valid on the device, for planes as large as the headers (or
@@ -257,7 +281,7 @@ impl Engine {
         &mut self,
         pictures: &[&[u8]],
         images: &mut [Image],
-        regions: bool,
+        asked: bool,
         stream: Handle,
     ) -> Result<(), GpuError> {
         let count = pictures.len().min(images.len());
@@ -271,11 +295,11 @@ impl Engine {
                 (library.initialize)(self.handle, self.state, count as c_int, 1, OUTPUT_YUV);
             check(start, "set up a batch")?;
             let status = match &library.with_regions {
-                Some(ex) if regions && self.params.len() >= count => {
+                Some(ex) if asked && self.params.len() >= count => {
                     let params = self.params.as_mut_ptr();
                     (ex.batched)(self.handle, self.state, data, lengths, images, params, stream)
                 }
-                _ if regions => return check(UNSUPPORTED, "decode regions"),
+                Some(_) if asked => return check(UNSUPPORTED, "decode regions"),
                 _ => (library.batched)(self.handle, self.state, data, lengths, images, stream),
             };
             check(status, "decode a batch")
@@ -303,6 +327,10 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        if let Err(error) = self.context.bind_to_thread() {
+            tracing::warn!("nvJPEG's memory is lost: {error}");
+            return;
+        }
         // SAFETY: each was made by this library and is freed once, the handle last.
         unsafe {
             for params in self.params.drain(..) {
@@ -321,6 +349,8 @@ impl Drop for Engine {
     }
 }
 
+/// A region that is none.
+const WHOLE: [c_int; 4] = [0, 0, -1, -1];
 /// `NVJPEG_STATUS_IMPLEMENTATION_NOT_SUPPORTED`.
 const UNSUPPORTED: Status = 9;
 

@@ -1,4 +1,4 @@
-//! Frames kept on the simulated device, cut, and copied back to rows.
+//! Frames kept on the device, cut, and copied back to rows; skipped without one.
 
 use std::sync::Arc;
 
@@ -8,7 +8,6 @@ use tubelet_core::{Chroma, Clip, PixelForm, Rect, Size, Upsampling, Yuv, YuvMatr
 
 use super::data::bytes;
 use super::device::gpu;
-use super::simulated::SIMULATED;
 use crate::context::Kernels;
 use crate::crop::{Cropper, Nv12Clip};
 use crate::kernels::{Address, CropBatch};
@@ -16,10 +15,7 @@ use crate::memory::DeviceBuffer;
 
 #[test]
 fn kept_frames_become_the_hosts_rows() {
-    if std::env::var_os(SIMULATED).is_none() {
-        return;
-    }
-    let gpu = gpu().expect("the simulated one");
+    let Some(gpu) = gpu() else { return };
     let cropper = Cropper::new(&gpu, &Arc::new(Kernels::load(&gpu).expect("kernels")));
     let cropper = cropper.expect("a stream");
     let fails = std::env::var("TUBELET_SIMULATED_FAILURE").is_ok_and(|f| !f.is_empty());
@@ -57,22 +53,27 @@ fn kept_frames_become_the_hosts_rows() {
         let out = Address(pixels.address().0 + (n * frame_bytes) as u64);
         batch.frame(geometry, kept.planes(n), out);
     }
-    let (mut first, mut rest) = (vec![0; frame_bytes], vec![0; 2 * frame_bytes]);
     // SAFETY: the frames are kept, and write inside `pixels`.
-    let done = unsafe { cropper.run(&batch, &pixels, &mut [&mut first, &mut rest]) };
-    if fails {
-        assert!(done.expect_err("fails").to_string().contains("start a kernel"));
-        return;
-    }
-    done.expect("runs");
+    let cutting = match unsafe { cropper.start(&batch, pixels) } {
+        Err(error) if fails => {
+            assert!(error.to_string().contains("start a kernel"), "{error}");
+            return;
+        }
+        started => started.expect("starts"),
+    };
+    let (mut first, mut rest) = (vec![0; frame_bytes], vec![0; 2 * frame_bytes]);
+    // In any order.
+    cutting.fetch(frame_bytes, &mut rest).expect("copies");
+    cutting.fetch(0, &mut first).expect("copies");
     first.extend(rest);
     for (n, got) in first.chunks_exact(frame_bytes).enumerate() {
         let mut want = vec![0; frame_bytes];
         PlaneResampler::default().resize(&source, n, &cut, &mut want);
         assert_eq!(got, want, "frame {n}");
     }
-    let mut long = vec![0; 4 * frame_bytes];
-    // SAFETY: as above.
-    let error = unsafe { cropper.run(&batch, &pixels, &mut [&mut long]) }.expect_err("too long");
-    assert!(error.to_string().contains("no longer"), "{error}");
+    for (offset, length) in [(0, 4), (1, 3), (usize::MAX, 1)] {
+        let mut long = vec![0; length * frame_bytes];
+        let error = cutting.fetch(offset, &mut long).expect_err("too long").to_string();
+        assert!(error.contains("rows end"), "{error}");
+    }
 }

@@ -4,12 +4,12 @@
 //! With `TUBELET_REQUIRE_GPU=1` a missing GPU is a failure.
 
 mod compile;
-#[cfg(host_kernels)]
 mod crop;
 mod crop_resize;
 mod data;
 mod device;
 mod floats;
+mod hand_over;
 mod hog;
 mod normalize;
 #[cfg(host_kernels)]

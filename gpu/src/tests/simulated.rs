@@ -8,16 +8,24 @@ use std::process::{Command, Output};
 /// Set where the simulation runs.
 pub(super) const SIMULATED: &str = "TUBELET_SIMULATED";
 
+/// Set where the simulated nvJPEG is one without regions.
+pub(super) const NO_REGIONS: &str = "TUBELET_SIMULATED_NO_REGIONS";
+
 /// Builds the simulation in `folder` under the names of the driver and of NVRTC.
 fn build(folder: &Path) {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/kernels/host");
     let driver = folder.join("libcuda.so.1");
+    let old = folder.join("old");
+    std::fs::create_dir(&old).expect("a folder");
+    let old = old.join("libnvjpeg.so.12");
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
-    let mut command = Command::new(compiler);
-    command.args(["-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-ffp-contract=off", "-w"]);
-    command.arg(sources.join("driver.cpp")).arg(sources.join("host.cpp")).arg("-o").arg(&driver);
-    let output = command.output().expect("a C++ compiler");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for (library, extra) in [(&driver, sources.join("host.cpp")), (&old, "-DNO_REGIONS".into())] {
+        let mut command = Command::new(&compiler);
+        command.args(["-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-w"]);
+        command.arg("-ffp-contract=off").arg(sources.join("driver.cpp")).arg(extra);
+        let output = command.arg("-o").arg(library).output().expect("a C++ compiler");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
     for name in ["libnvrtc.so.12", "libnvjpeg.so.12"] {
         std::fs::copy(&driver, folder.join(name)).expect("a copy");
     }
@@ -25,6 +33,10 @@ fn build(folder: &Path) {
 
 /// Runs the tests whose name has `filter` with the simulation in `folder`; the call `failure` fails.
 fn run(folder: &Path, filter: &str, failure: &str) -> Output {
+    command(folder, filter, failure).output().expect("runs")
+}
+
+fn command(folder: &Path, filter: &str, failure: &str) -> Command {
     let program = std::env::current_exe().expect("this program");
     let mut command = Command::new(program);
     command.args([filter, "--nocapture", "--test-threads", "1"]);
@@ -32,7 +44,7 @@ fn run(folder: &Path, filter: &str, failure: &str) -> Output {
     command.env("TUBELET_NVJPEG", folder).env(SIMULATED, "1");
     command.env("TUBELET_NVRTC", folder).env("TUBELET_KERNEL_CACHE", folder.join("cache"));
     command.env("TUBELET_REQUIRE_GPU", "1").env("TUBELET_SIMULATED_FAILURE", failure);
-    command.output().expect("runs")
+    command
 }
 
 #[track_caller]
@@ -58,7 +70,14 @@ fn the_stage_keeps_its_order_on_streams_that_dawdle() {
     assert_eq!(kept, crate::kernels::Program::ALL.len());
     // JPEG files by the engines and without them, and when the engines fail.
     for failure in ["", "nvjpegHardware", "nvjpegDecodeBatchedEx"] {
-        expect_passed(&run(folder.path(), "tests::nvjpeg", failure), 1);
+        expect_passed(&run(folder.path(), "tests::nvjpeg", failure), 2);
+    }
+    let mut old = command(folder.path(), "tests::nvjpeg", "");
+    old.env("TUBELET_NVJPEG", folder.path().join("old")).env(NO_REGIONS, "1");
+    expect_passed(&old.output().expect("runs"), 2);
+    // Batches in a consumer's memory: the context waits, cannot, is of an old driver; no copy at all.
+    for failure in ["", "cuCtxWaitEvent", "oldDriver", "cuMemcpyDtoDAsync"] {
+        expect_passed(&run(folder.path(), "tests::hand_over", failure), 1);
     }
     // Frames that are kept, cut, and copied back.
     expect_passed(&run(folder.path(), "tests::crop::", ""), 1);

@@ -15,7 +15,7 @@ use crate::kernels::{DType, PatchOrder, PlaneOrder};
 use crate::plan::{Input, StagePlan};
 use crate::{DeviceStage, DeviceTensor, DeviceTensors, Gpu, PinnedMemory};
 
-const PLANES: Input = Input::Planes(PlaneOrder::ChannelFirst);
+pub(super) const PLANES: Input = Input::Planes(PlaneOrder::ChannelFirst);
 
 /// A slot that counts how often it was given back.
 struct Slot {
@@ -37,15 +37,15 @@ impl Drop for Slot {
 }
 
 /// A stage and what goes in and out of it.
-struct Run {
-    stage: DeviceStage,
+pub(super) struct Run {
+    pub(super) stage: DeviceStage,
     memory: PinnedMemory,
     given_back: Arc<AtomicUsize>,
     submitted: usize,
 }
 
 impl Run {
-    fn new(gpu: &Gpu, recipe: &Recipe, input: Input) -> Self {
+    pub(super) fn new(gpu: &Gpu, recipe: &Recipe, input: Input) -> Self {
         let plan = StagePlan::new(recipe, input, DType::F32).expect("can be done");
         Self {
             stage: DeviceStage::new(gpu, plan).expect("a stage"),
@@ -56,7 +56,11 @@ impl Run {
     }
 
     /// A batch of `shape` on its way, and what the host makes of it.
-    fn submit(&mut self, host: &HostStage, shape: &Recipe) -> (DeviceTensors, HostTensors) {
+    pub(super) fn submit(
+        &mut self,
+        host: &HostStage,
+        shape: &Recipe,
+    ) -> (DeviceTensors, HostTensors) {
         let (layout, heap) = slot(shape);
         let mut memory = self.memory.allocate(layout.bytes).expect("memory");
         memory.as_mut_slice().copy_from_slice(heap.as_slice());
@@ -67,7 +71,7 @@ impl Run {
     }
 
     /// Every slot comes back, and was page-locked.
-    fn end(self) {
+    pub(super) fn end(self) {
         let (start, want) = (Instant::now(), self.submitted);
         let given_back = || self.given_back.load(Ordering::SeqCst);
         while given_back() < want && start.elapsed() < Duration::from_secs(10) {
@@ -75,6 +79,14 @@ impl Run {
         }
         assert_eq!(given_back(), want, "slots that came back");
         assert_eq!(self.memory.allocated().1, 0, "slots on the heap");
+        let copied = || self.stage.copies().read();
+        while copied().0 < self.memory.allocated().0 as u64
+            && start.elapsed() < Duration::from_secs(10)
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(copied().0, self.memory.allocated().0 as u64, "bytes that were counted");
+        assert!(copied().1 > 0.0);
     }
 }
 

@@ -21,15 +21,14 @@ pub struct OnDevice {
     patch: PatchSize,
     /// The formula of the targets, and the frames that they are made of.
     target: Option<(PatchNorm, Vec<u32>)>,
-    property: AllocationProperty,
 }
 
 impl OnDevice {
-    /// The plan of `recipe`; `pinned` says that slots are page-locked.
+    /// The plan of `recipe`.
     ///
     /// # Errors
     /// What of the recipe is made on the host only.
-    pub fn new(recipe: &Recipe, pinned: bool) -> Result<Self, &'static str> {
+    pub fn new(recipe: &Recipe) -> Result<Self, &'static str> {
         let target = match recipe.target() {
             TargetSpec::None => None,
             TargetSpec::Pixels(spec) if spec.order == PixelOrder::ChannelLast => {
@@ -48,12 +47,11 @@ impl OnDevice {
         if let Some((_, what)) = only_on_host.into_iter().find(|(is_so, _)| *is_so) {
             return Err(what);
         }
-        let property = if pinned { AllocationProperty::Pinned } else { AllocationProperty::Other };
-        Ok(Self { normalise: recipe.normalise(), patch: recipe.patch(), target, property })
+        Ok(Self { normalise: recipe.normalise(), patch: recipe.patch(), target })
     }
 }
 
-/// The pixels of a slot, which is given back to the loader when nobody reads them any more.
+/// The pixels of a slot, lent until nobody reads them any more.
 struct SlotPixels(Arc<Batch>);
 
 impl AsRef<[u8]> for SlotPixels {
@@ -83,7 +81,8 @@ impl<'a, B: Backend> DeviceBatch<'a, B> {
         let bytes = bytes::Bytes::from_owner(SlotPixels(Arc::clone(batch)));
         let slot: &Batch = batch;
         let view = &slot.as_ref().layout().views[0];
-        Self::from_bytes(plan, Bytes::from_shared(bytes, plan.property), view, lists, device)
+        let bytes = Bytes::from_shared(bytes, AllocationProperty::Other);
+        Self::from_bytes(plan, bytes, view, lists, device)
     }
 
     /// The same from pixels u8 `[rows, frames, height, width, 3]` of `view`'s shape.
@@ -99,8 +98,9 @@ impl<'a, B: Backend> DeviceBatch<'a, B> {
         let (frames, width) = (view.frames as usize, view.size.width as usize);
         let (slots, rows, columns) = (frames / t, view.size.height as usize / h, width / w);
         let all = [lists.rows * slots, t, rows, h, columns, w * 3];
-        let data = TensorData::from_bytes(bytes, all, DType::U8);
-        let pixels = Tensor::<B, 6, Int>::from_data(data, (device, DType::U8));
+        // With one axis the copy to a device is one piece; with six it is padded line by line.
+        let data = TensorData::from_bytes(bytes, [all.iter().product::<usize>()], DType::U8);
+        let pixels = Tensor::<B, 1, Int>::from_data(data, (device, DType::U8)).reshape(all);
         let tokens = lists.rows * slots * rows * columns;
         let patches = pixels.permute([0, 2, 4, 1, 3, 5]).reshape([tokens, t * h * w * 3]);
         Self { lists, plan, patches, device: device.clone() }

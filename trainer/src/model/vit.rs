@@ -9,7 +9,7 @@ use super::{Geometry, Width, patch_embed_specs, patch_values};
 use crate::error::TrainError;
 use crate::init::{Init, ParamSpec};
 use crate::nn::{Blocks, Drops, LayerInit, Projections, layer_norm, linear, prepend};
-use crate::params::{Params, tensor};
+use crate::params::Params;
 use crate::position::{sincos_2d, sinusoid_1d};
 
 /// Whose parameter names, positions and projections.
@@ -161,9 +161,10 @@ impl Vit {
         let x = linear(params, "patch_embed.proj", patches)?;
         match self.form {
             VitForm::VideoMae => {
-                let table = sinusoid_1d(self.geometry.tokens(), self.encoder.dim);
-                let table = tensor::<B, 3>(&table, &x.device())?;
-                Ok(add_positions(x, table.squeeze_dim(0), rows))
+                let (tokens, dim) = (self.geometry.tokens(), self.encoder.dim);
+                let name = format!("sinusoid {tokens} {dim}");
+                let table = params.table(&name, &x.device(), || sinusoid_1d(tokens, dim))?;
+                Ok(add_positions(x, table, rows))
             }
             VitForm::Mae | VitForm::SlowFastImage => {
                 let x = prepend(params.matrix_3d("cls_token")?, x, rows);

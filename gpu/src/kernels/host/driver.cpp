@@ -14,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <random>
+#include <set>
 #include <string>
 #include <thread>
 
@@ -33,9 +34,11 @@ struct Moment {
     std::mutex mutex;
     std::condition_variable changed;
     bool happened = false;
+    std::chrono::steady_clock::time_point when;
 
     void happen() {
         std::lock_guard<std::mutex> lock(mutex);
+        when = std::chrono::steady_clock::now();
         happened = true;
         changed.notify_all();
     }
@@ -62,11 +65,24 @@ struct Event {
 // Work in order, on a thread.
 class Stream {
   public:
-    Stream() : thread([this] { run(); }) {}
+    Stream() : thread([this] { run(); }) {
+        std::lock_guard<std::mutex> lock(all_mutex);
+        all.insert(this);
+    }
 
     ~Stream() {
+        {
+            std::lock_guard<std::mutex> lock(all_mutex);
+            all.erase(this);
+        }
         push(nullptr);
         thread.join();
+    }
+
+    // Makes every stream there is wait.
+    static void all_wait(std::shared_ptr<Moment> moment) {
+        std::lock_guard<std::mutex> lock(all_mutex);
+        for (Stream* stream : all) stream->push([moment] { moment->wait(); });
     }
 
     void push(std::function<void()> work) {
@@ -102,7 +118,13 @@ class Stream {
     std::condition_variable changed;
     std::deque<std::function<void()>> queue;
     std::thread thread;
+
+    static std::mutex all_mutex;
+    static std::set<Stream*> all;
 };
+
+std::mutex Stream::all_mutex;
+std::set<Stream*> Stream::all;
 
 // Whether a test wants this call to fail.
 bool fails(const char* call) {
@@ -138,7 +160,7 @@ typedef uint64_t Address;
 
 int cuInit(unsigned) { return SUCCESS; }
 int cuDriverGetVersion(int* version) {
-    *version = fails("cuDriverGetVersion") ? 11040 : 12080;
+    *version = fails("cuDriverGetVersion") ? 11040 : fails("oldDriver") ? 12040 : 12080;
     return SUCCESS;
 }
 int cuDeviceGetCount(int* count) {
@@ -230,6 +252,22 @@ int cuEventQuery(void* event) {
     return !moment || moment->has_happened() ? SUCCESS : NOT_READY;
 }
 
+int cuEventElapsedTime_v2(float* milliseconds, void* start, void* end) {
+    auto from = static_cast<Event*>(start)->last(), to = static_cast<Event*>(end)->last();
+    if (!from || !to) return INVALID;
+    if (!from->has_happened() || !to->has_happened()) return NOT_READY;
+    *milliseconds = std::chrono::duration<float, std::milli>(to->when - from->when).count();
+    return SUCCESS;
+}
+int cuEventElapsedTime(float* milliseconds, void* start, void* end) {
+    return cuEventElapsedTime_v2(milliseconds, start, end);
+}
+int cuCtxWaitEvent(void*, void* event) {
+    if (fails("cuCtxWaitEvent")) return INVALID;
+    if (auto moment = static_cast<Event*>(event)->last()) Stream::all_wait(moment);
+    return SUCCESS;
+}
+
 int cuMemAllocFromPoolAsync(Address* address, size_t bytes, void*, void*) {
     if (fails("cuMemAllocFromPoolAsync")) return OUT_OF_MEMORY;
     *address = reinterpret_cast<Address>(allocate(bytes));
@@ -256,6 +294,13 @@ int cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void* strea
 int cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void* stream) {
     static_cast<Stream*>(stream)->push(
         [=] { memcpy(to, reinterpret_cast<const void*>(from), bytes); });
+    return SUCCESS;
+}
+int cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void* stream) {
+    if (fails("cuMemcpyDtoDAsync")) return INVALID;
+    static_cast<Stream*>(stream)->push([=] {
+        memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
+    });
     return SUCCESS;
 }
 
@@ -355,7 +400,7 @@ int nvrtcGetCUBIN(void*, char* code) {
 
 // A JPEG library that is none: a "file" is a header of eight bytes, and the samples of its planes are
 // a function of their places. Byte 7 says who can decode it: 0 both back ends, 1 the general one, 2
-// none. The engines' back end checks that it writes nothing but the region asked for.
+// none, 3 is damage, 4 the engines, whole. With NO_REGIONS it is the library before 11.4. The engines' back end checks that it writes nothing but the region asked for.
 struct Jpeg {
     unsigned char components, subsampling, width, height, seed, unused[2], kind;
 };
@@ -376,7 +421,7 @@ struct JpegState {
 static int jpeg_read(const unsigned char* data, size_t bytes, Jpeg* jpeg) {
     if (bytes < sizeof *jpeg) return 10;
     memcpy(jpeg, data, sizeof *jpeg);
-    return jpeg->kind > 2 ? 3 : SUCCESS;
+    return jpeg->kind == 3 ? 3 : SUCCESS;
 }
 
 static void jpeg_write(Jpeg jpeg, JpegImage image, JpegParams part, void* stream) {
@@ -429,8 +474,16 @@ int nvjpegDecode(void*, void*, const unsigned char* data, size_t bytes, int, Jpe
     Jpeg jpeg;
     int read = jpeg_read(data, bytes, &jpeg);
     if (read != SUCCESS) return read;
-    if (jpeg.kind == 2) return 4;
+    if (jpeg.kind == 2 || jpeg.kind == 4) return 4;
     jpeg_write(jpeg, *image, {0, 0, jpeg.width, jpeg.height}, stream);
+    return SUCCESS;
+}
+static bool jpeg_engines_take(void* handle, const Jpeg& jpeg, bool whole) {
+    bool takes = jpeg.kind == 0 || (jpeg.kind == 4 && whole);
+    return static_cast<JpegHandle*>(handle)->backend == 3 && takes;
+}
+int nvjpegDecodeBatchedSupported(void* handle, void* stream, int* answer) {
+    *answer = jpeg_engines_take(handle, *static_cast<Jpeg*>(stream), true) ? 0 : 1;
     return SUCCESS;
 }
 int nvjpegDecodeBatchedInitialize(void*, void* state, int count, int, int) {
@@ -439,8 +492,14 @@ int nvjpegDecodeBatchedInitialize(void*, void* state, int count, int, int) {
 }
 int nvjpegDecodeBatched(void* handle, void* state, const unsigned char* const* data,
                         const size_t* bytes, JpegImage* images, void* stream) {
-    if (static_cast<JpegHandle*>(handle)->backend != 0) return 9;
+    bool engines = static_cast<JpegHandle*>(handle)->backend == 3;
     for (int i = 0; i < static_cast<JpegState*>(state)->count; i++) {
+        Jpeg jpeg;
+        if (engines && jpeg_read(data[i], bytes[i], &jpeg) == SUCCESS) {
+            if (!jpeg_engines_take(handle, jpeg, true)) return 9;
+            jpeg_write(jpeg, images[i], {0, 0, jpeg.width, jpeg.height}, stream);
+            continue;
+        }
         int done = nvjpegDecode(handle, state, data[i], bytes[i], 1, &images[i], stream);
         if (done != SUCCESS) return done;
     }
@@ -470,10 +529,10 @@ int nvjpegDecodeParamsSetROI(void* params, int x, int y, int width, int height) 
     *static_cast<JpegParams*>(params) = {x, y, width, height};
     return SUCCESS;
 }
-int nvjpegDecodeBatchedSupportedEx(void* handle, void* stream, void*, int* answer) {
-    *answer = static_cast<JpegHandle*>(handle)->backend == 3 && static_cast<Jpeg*>(stream)->kind == 0
-                  ? 0
-                  : 1;
+#ifndef NO_REGIONS
+int nvjpegDecodeBatchedSupportedEx(void* handle, void* stream, void* params, int* answer) {
+    bool whole = static_cast<JpegParams*>(params)->width < 0;
+    *answer = jpeg_engines_take(handle, *static_cast<Jpeg*>(stream), whole) ? 0 : 1;
     return SUCCESS;
 }
 int nvjpegDecodeBatchedEx(void* handle, void* state, const unsigned char* const* data,
@@ -484,9 +543,12 @@ int nvjpegDecodeBatchedEx(void* handle, void* state, const unsigned char* const*
         Jpeg jpeg;
         int read = jpeg_read(data[i], bytes[i], &jpeg);
         if (read != SUCCESS) return read;
-        jpeg_write(jpeg, images[i], *static_cast<JpegParams*>(params[i]), stream);
+        auto part = *static_cast<JpegParams*>(params[i]);
+        if (part.width < 0) part = {0, 0, jpeg.width, jpeg.height};
+        jpeg_write(jpeg, images[i], part, stream);
     }
     return SUCCESS;
 }
+#endif
 
 }  // extern "C"

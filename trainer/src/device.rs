@@ -1,0 +1,212 @@
+//! Where and in which numbers a run computes.
+
+use burn::backend::{Autodiff, Flex};
+use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::{Bytes, DType, Tensor, TensorData};
+use tubelet_augment::Recipe;
+use tubelet_core::{Heap, HostMemory};
+use tubelet_gpu::kernels::{DType as DeviceType, PatchOrder};
+use tubelet_gpu::{DeviceStage, DeviceTensor, DeviceTensors, Gpu, HandOver, Input, StagePlan};
+use tubelet_loader::LoaderConfig;
+
+use crate::error::{TrainError, TrainErrorKind};
+use crate::feed::{Floats, OnDevice};
+use crate::params::Precision;
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// Burn's flex back end.
+    #[default]
+    Cpu,
+    /// CUDA; needs the feature `cuda`.
+    Cuda,
+    /// Vulkan; needs the feature `vulkan`.
+    Vulkan,
+}
+
+/// The patches that a network looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sees {
+    /// Those of all tokens.
+    All,
+    /// Those of the visible tokens.
+    Visible,
+}
+
+/// Rows of a part on the processor. Part of what a seed promises: another value adds the same
+/// gradients in another order.
+const PART_ROWS: usize = 8;
+/// Slots for each batch that waits as bytes until it is trained on: one in use, one fed ahead, one
+/// handed from the loader.
+const HELD_SLOTS: usize = 2;
+
+impl Device {
+    /// Rows that one thread works on at a time: a few on the processor, so that all cores have
+    /// work; the whole batch on a device that is parallel itself.
+    pub(crate) fn part_rows(self, batch: usize) -> usize {
+        match self {
+            Self::Cpu => batch.min(PART_ROWS),
+            Self::Cuda | Self::Vulkan => batch,
+        }
+    }
+
+    /// Slots of a loader. On Vulkan batches keep theirs until they are trained on; elsewhere a slot is
+    /// free when its floats are made, or its bytes on the device.
+    pub(crate) fn slot_count(self) -> usize {
+        let usual = LoaderConfig::default().slots;
+        if self == Self::Vulkan { usual + HELD_SLOTS } else { usual }
+    }
+
+    /// Memory for slots: page-locked where CUDA copies from them.
+    pub(crate) fn slots(self) -> Box<dyn HostMemory> {
+        match self {
+            Self::Cuda => tubelet_gpu::host_memory(),
+            Self::Cpu | Self::Vulkan => Box::new(Heap),
+        }
+    }
+
+    /// What makes the floats of a network's batches, and what hands them over where that is the device
+    /// stage. The log tells what is made where, and why not on the device.
+    pub(crate) fn floats(
+        self,
+        recipe: &Recipe,
+        sees: Sees,
+        precision: Precision,
+    ) -> (Floats, Option<HandOver>) {
+        if self == Self::Cuda {
+            match device_stage(recipe, sees, precision) {
+                Ok((stage, hand_over)) => {
+                    tracing::info!("pixels and targets are made by kernels on the GPU");
+                    return (Floats::Stage(Box::new(stage)), Some(hand_over));
+                }
+                Err(what) => tracing::info!("the device stage cannot be used: {what}"),
+            }
+        }
+        if self == Self::Cpu {
+            return (Floats::Host, None);
+        }
+        match OnDevice::new(recipe) {
+            Ok(plan) => {
+                tracing::info!("batches cross as bytes; patches and targets are made there");
+                (Floats::Bytes(std::sync::Arc::new(plan)), None)
+            }
+            Err(what) => {
+                tracing::info!("floats are made on the host and copied: the recipe has {what}");
+                (Floats::Host, None)
+            }
+        }
+    }
+}
+
+/// The stage of `recipe` on the first GPU, which is the one that Burn takes.
+fn device_stage(
+    recipe: &Recipe,
+    sees: Sees,
+    precision: Precision,
+) -> Result<(DeviceStage, HandOver), String> {
+    let gpu = Gpu::probe().map_err(|e| e.to_string())?;
+    let plan = stage_plan(recipe, sees, precision)?;
+    let stage = DeviceStage::new(&gpu, plan).map_err(|e| e.to_string())?;
+    Ok((stage, HandOver::new(&gpu).map_err(|e| e.to_string())?))
+}
+
+/// What the stage makes of a batch for a network: patches in the order of its first layer's weights, in
+/// the numbers of its products.
+pub(crate) fn stage_plan(
+    recipe: &Recipe,
+    sees: Sees,
+    precision: Precision,
+) -> Result<StagePlan, String> {
+    let order = PatchOrder::ChannelFirst;
+    let input = match sees {
+        Sees::All => Input::AllPatches(order),
+        Sees::Visible => Input::VisiblePatches(order),
+    };
+    let dtype = match precision {
+        Precision::F32 => DeviceType::F32,
+        Precision::Bf16 => DeviceType::Bf16,
+    };
+    StagePlan::new(recipe, input, dtype).map_err(|e| e.to_string())
+}
+
+/// A back end that runs compute on.
+pub trait TrainBackend: AutodiffBackend {
+    /// Input and targets of a batch of the device stage as vectors of this back end; no targets where
+    /// the batch has none. By way of the host, unless the back end computes on the same device.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    fn adopt(
+        _hand_over: &mut HandOver,
+        tensors: DeviceTensors,
+        device: &Self::Device,
+    ) -> Result<(Tensor<Self, 1>, Option<Tensor<Self, 1>>), TrainError> {
+        let fetch = |tensor: &DeviceTensor| -> Result<Tensor<Self, 1>, TrainError> {
+            let bytes = tensor.buffer().to_vec::<u8>().map_err(failed)?;
+            let (count, dtype) = (elements(tensor), dtype(tensor)?);
+            let data = TensorData::from_bytes(Bytes::from_bytes_vec(bytes), [count], dtype);
+            Ok(Tensor::from_data(data, (device, dtype)))
+        };
+        let targets = &tensors.batch.first.targets;
+        let targets = (elements(targets) > 0).then(|| fetch(targets)).transpose()?;
+        Ok((fetch(&tensors.batch.input)?, targets))
+    }
+}
+
+impl TrainBackend for Autodiff<Flex> {}
+
+#[cfg(feature = "vulkan")]
+impl TrainBackend for Autodiff<burn::backend::Vulkan> {}
+
+/// Elements of a tensor of the stage.
+pub(crate) fn elements(tensor: &DeviceTensor) -> usize {
+    tensor.shape().iter().product()
+}
+
+/// Its element type in Burn.
+pub(crate) fn dtype(tensor: &DeviceTensor) -> Result<DType, TrainError> {
+    match tensor.dtype() {
+        DeviceType::F32 => Ok(DType::F32),
+        DeviceType::Bf16 => Ok(DType::BF16),
+        DeviceType::F16 => Ok(DType::F16),
+        other => Err(failed(format!("tensors of {other:?} are no input or target"))),
+    }
+}
+
+/// An error of the device.
+pub(crate) fn failed(what: impl ToString) -> TrainError {
+    TrainError::new("device", TrainErrorKind::Backend(what.to_string()))
+}
+
+/// Runs `$body` with `$backend` bound to the autodiff back end of a device.
+macro_rules! on_device {
+    ($device:expr, $backend:ident => $body:expr) => {
+        match $device {
+            $crate::device::Device::Cpu => {
+                type $backend = burn::backend::Autodiff<burn::backend::Flex>;
+                $body
+            }
+            #[cfg(feature = "cuda")]
+            $crate::device::Device::Cuda => {
+                type $backend = burn::backend::Autodiff<burn::backend::Cuda>;
+                $crate::feed::adopt::check_machine().and_then(|()| $body)
+            }
+            #[cfg(feature = "vulkan")]
+            $crate::device::Device::Vulkan => {
+                type $backend = burn::backend::Autodiff<burn::backend::Vulkan>;
+                $body
+            }
+            #[cfg(not(all(feature = "cuda", feature = "vulkan")))]
+            #[allow(unreachable_patterns)]
+            other => Err($crate::error::TrainError::new(
+                "device",
+                $crate::error::TrainErrorKind::Backend(format!(
+                    "{other:?} is not in this build: build with --features {}",
+                    format!("{other:?}").to_lowercase()
+                )),
+            )),
+        }
+    };
+}
+pub(crate) use on_device;

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Entry, Listing, Source, relative_name, sorted};
+use super::{
+    Entry, Listing, Source, check_complete, check_manifest, files_of_split, relative_name, sorted,
+    split_names,
+};
 use crate::error::{FormatError, FormatErrorKind};
 use crate::index::in_parallel;
 use crate::shard::catalogue::{Item, catalogue, stored_or};
@@ -18,7 +21,7 @@ pub(super) fn looks_like(root: &Path, split: &str) -> bool {
         let entries = sorted(folder).unwrap_or_default();
         !tars(folder).is_empty() && !entries.iter().any(|p| p.is_dir() && !hidden(p))
     };
-    flat(root) || flat(&root.join(split))
+    flat(root) || split_names(split).into_iter().any(|name| flat(&root.join(name)))
 }
 
 /// Tar files in a folder, compressed ones too, sorted.
@@ -33,7 +36,7 @@ pub(super) fn tars(folder: &Path) -> Vec<PathBuf> {
 /// starts with the split's or, where none does, those that are not called after another split.
 ///
 /// # Errors
-/// When there is none, or one that braces count is not there.
+/// When there is none, or one that braces, the names of others or a manifest count is not there.
 pub(super) fn of_split(path: &Path, split: &str) -> Result<Vec<PathBuf>, FormatError> {
     if let Some(files) = braces(path) {
         if let Some(absent) = files.iter().find(|f| !f.is_file()) {
@@ -47,32 +50,16 @@ pub(super) fn of_split(path: &Path, split: &str) -> Result<Vec<PathBuf>, FormatE
     if path.is_file() {
         return Ok(vec![path.to_owned()]);
     }
-    let inside = tars(&path.join(split));
-    let files = if inside.is_empty() { tars(path) } else { inside };
-    let files = tars_of_split(files, split);
+    let inside = split_names(split).into_iter().map(|name| tars(&path.join(name)));
+    let files = inside.into_iter().find(|files| !files.is_empty()).unwrap_or_else(|| tars(path));
+    let files = files_of_split(path, files, split)?;
     if files.is_empty() {
         let what = format!("no .tar file for split `{split}` in it");
         return Err(FormatError::new(path, FormatErrorKind::Layout(what)));
     }
+    check_complete(path, &files)?;
+    check_manifest(path)?;
     Ok(files)
-}
-
-/// Of tar files, those whose name starts with the split's or, where none does, those that are not
-/// called after another split.
-pub(crate) fn tars_of_split(files: Vec<PathBuf>, split: &str) -> Vec<PathBuf> {
-    let starts = |p: &Path, word: &str| {
-        let name = p.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        name.strip_prefix(word).is_some_and(|rest| rest.starts_with(['-', '_', '.']))
-    };
-    let long = if split == "val" { "validation" } else { split };
-    let own = |p: &PathBuf| starts(p, split) || starts(p, long);
-    let splits = ["train", "val", "validation", "test"];
-    let other = |p: &PathBuf| !own(p) && splits.iter().any(|word| starts(p, word));
-    let named: Vec<PathBuf> = files.iter().filter(|p| own(p)).cloned().collect();
-    match named.is_empty() {
-        true => files.into_iter().filter(|p| !other(p)).collect(),
-        false => named,
-    }
 }
 
 /// The files that `name-{000..012}.tar` counts; `None` where there are no such braces.

@@ -24,10 +24,11 @@ use tubelet_core::SampleId;
 
 use super::has_hash;
 use super::remote::{self, Data};
+use crate::dataset::{check_complete, check_manifest, files_of_split};
 use crate::error::{FormatError, FormatErrorKind};
 use crate::facts::{guarded, info_from_columns, parquet_error};
 use crate::index::{in_parallel, side_path, stamp};
-use crate::record::{MediaKind, Record, ShardReader, Span};
+use crate::record::{MediaKind, Record, ShardReader, Span, bytes_of};
 use crate::shard::map;
 use crate::shard::rows::{self, Row, Rows, ShardFacts, Stored};
 use crate::store::{AT_ONCE, Object};
@@ -80,16 +81,19 @@ const MANY: usize = 16;
 
 impl ParquetReader {
     /// Opens a Parquet file, or the files of `split` in a folder (or its `data` folder): those whose
-    /// name starts with the split's, or all where none does. What many files of a folder hold is
+    /// name starts with the split's, or all where none is called after a split. What many files of a folder hold is
     /// stored in its `.tubelet` folder; the files are then looked into when they are first read from.
     ///
     /// # Errors
-    /// When there is no such file or one is damaged; the error names it.
+    /// When there is no such file, one is damaged, or one that the names of others or a manifest count
+    /// is not there; the error names it.
     pub fn open(path: &Path, split: &str) -> Result<Self, FormatError> {
         if path.is_file() {
             return Self::look_into(&[path.to_owned()]).map(|(reader, _)| reader);
         }
         let files = shard_files(path, split)?;
+        check_complete(path, &files)?;
+        check_manifest(path)?;
         if files.len() < MANY {
             return Self::look_into(&files).map(|(reader, _)| reader);
         }
@@ -156,11 +160,6 @@ impl ParquetReader {
         let shards = sources.into_iter().zip(&known.shards).map(shard).collect();
         let Stored { classes, rows, .. } = known;
         Self { shards, starts, sides: rows.sides(), rows, classes }
-    }
-
-    /// The hash that row `index` was stored with.
-    pub fn checksum(&self, index: usize) -> Option<String> {
-        self.rows.hash(index).map(|hash| format!("{hash:016x}"))
     }
 
     /// Shard and row of sample `index`.
@@ -243,6 +242,18 @@ impl ShardReader for ParquetReader {
                 let none = || FormatError::malformed(&shard.path, "the row has no bytes");
                 if found { Ok(buf) } else { Err(at(none())) }
             }
+        }
+    }
+
+    fn stored_hash(&self, index: usize) -> Option<u64> {
+        self.rows.hash(index)
+    }
+
+    fn source_bytes(&self, record: &Record) -> u64 {
+        let shard = &self.shards[self.locate(record.id.0 as usize).0];
+        match (&record.span, shard.file()) {
+            (Span::Cell { .. }, Ok(file)) => file.mean_payload(),
+            _ => bytes_of(&record.span),
         }
     }
 
@@ -359,6 +370,14 @@ impl File {
     /// The same without what was fetched to look into it.
     fn bare(self) -> Self {
         Self { data: self.data.bare(), ..self }
+    }
+
+    /// Bytes of a payload, decompressed, as the columns' sizes tell on average.
+    fn mean_payload(&self) -> u64 {
+        let groups = self.metadata.metadata().row_groups();
+        let bytes: i64 = groups.iter().map(|g| g.column(self.leaf).uncompressed_size()).sum();
+        let rows: i64 = groups.iter().map(|g| g.num_rows()).sum();
+        u64::try_from(bytes / rows.max(1)).unwrap_or(0)
     }
 
     /// The bytes of every payload of a column where the file tells them without reading pages.
@@ -518,23 +537,12 @@ pub(crate) fn shard_files(folder: &Path, split: &str) -> Result<Vec<PathBuf>, Fo
     if files.is_empty() && folder.join("data").is_dir() {
         files = list(&folder.join("data")).map_err(io)?;
     }
-    let files = files_of_split(files, split);
+    let files = files_of_split(folder, files, split)?;
     if files.is_empty() {
         let what = "no .parquet file in it".to_owned();
         return Err(FormatError::new(folder, FormatErrorKind::Layout(what)));
     }
     Ok(files)
-}
-
-/// Of Parquet files, those whose name starts with the split's, or all where none does.
-pub(crate) fn files_of_split(files: Vec<PathBuf>, split: &str) -> Vec<PathBuf> {
-    let starts = |p: &&PathBuf| {
-        p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&format!("{split}-")))
-            || (split == "val"
-                && p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("validation-")))
-    };
-    let named: Vec<PathBuf> = files.iter().filter(starts).cloned().collect();
-    if named.is_empty() { files } else { named }
 }
 
 /// The leaf column that holds payloads: `image.bytes`, `video.bytes`, or a binary `image` or `video`.

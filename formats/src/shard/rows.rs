@@ -15,9 +15,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::listed::map;
 use crate::compact::{Column, Facts, Names, Shape};
-use crate::convert::records::write_atomically;
 use crate::error::FormatError;
 use crate::record::MediaKind;
+use crate::temporary::write_atomically;
 
 /// Mark and version of the file.
 const MARK: &[u8; 8] = b"tubrows1";

@@ -162,6 +162,7 @@ impl HowArgs {
             unpack: self.unpack,
             store: self.store.options(),
             stream: false,
+            salvage: false,
         }
     }
 }

@@ -52,7 +52,8 @@ enum FormatArg {
 /// What happens with media that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum OnErrorArg {
-    /// Leave them out and name them in the manifest and quarantine.tsv
+    /// Leave them out and name them in the manifest and quarantine.tsv; of damaged tar archives what is
+    /// behind the damage
     Skip,
     /// Stop at the first
     Fail,
@@ -242,7 +243,8 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<bool> {
     let options = args.options()?;
     let usual = args.data.how.options("train");
     check_places(&args.data.path, &args.output, options.format)?;
-    let how = OpenOptions { stream: !usual.unpack, ..usual };
+    let salvage = options.on_error == OnBroken::Skip;
+    let how = OpenOptions { stream: !usual.unpack, salvage, ..usual };
     let (layout, shards) = open_as(&args.data.path, &how)?;
     report_missing(shards.as_ref());
     eprintln!("{}", summary(layout, &options.split, shards.as_ref()));

@@ -127,6 +127,12 @@ pub trait ShardReader: Send + Sync {
         None
     }
 
+    /// The hash of the smaller encoding of sample `index` whose shorter side is `side`, alike.
+    fn stored_level_hash(&self, index: usize, side: u32) -> Option<u64> {
+        let _ = (index, side);
+        None
+    }
+
     /// Bytes that [`Self::read`] gives for `record`, about, without reading them.
     fn source_bytes(&self, record: &Record) -> u64 {
         bytes_of(&record.span)

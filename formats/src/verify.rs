@@ -22,7 +22,7 @@ use crate::facts::{guarded, parquet_error};
 use crate::record::{Decoder, FrameRequest, ShardReader};
 use crate::shard::parquet::shard_files;
 use crate::shard::tar::is_tar;
-use crate::shard::{ListedReader, OpenOptions, open};
+use crate::shard::{ListedReader, OpenOptions, has_hash, open};
 use crate::store::{Location, StoreOptions, locate};
 use crate::transcode::level_size;
 
@@ -389,17 +389,17 @@ fn check_row(
             return Err(format!("payload hash {found:016x}, stored {stored:016x}"));
         }
     }
-    if !decode {
-        return Ok(());
-    }
     let info = match &record.info {
-        Some(info) => info.as_ref().clone(),
-        None => decoder.probe(bytes).map_err(|e| e.to_string())?,
+        _ if !decode => None,
+        Some(info) => Some(info.as_ref().clone()),
+        None => Some(decoder.probe(bytes).map_err(|e| e.to_string())?),
     };
     for side in reader.level_sides() {
         let wrong = |what: String| format!("level {side}: {what}");
         let level = reader.read_level(&record, *side, buf).map_err(|e| wrong(e.to_string()))?;
         let Some(level) = level else { continue };
+        has_hash(level, reader.stored_level_hash(row, *side)).map_err(wrong)?;
+        let Some(info) = &info else { continue };
         let found = decoder.probe(level).map_err(|e| wrong(e.to_string()))?;
         let wanted = level_size(info.size, *side);
         if found.size != wanted {
@@ -408,6 +408,7 @@ fn check_row(
         let want = FrameRequest { frames: vec![0], region: None, planes: false };
         decoder.decode(level, &found, &want, clip).map_err(|e| wrong(e.to_string()))?;
     }
+    let Some(info) = info else { return Ok(()) };
     let bytes = reader.read(&record, buf).map_err(|e| e.kind.to_string())?;
     let mut frames = vec![0, info.frames.saturating_sub(1)];
     frames.dedup();

@@ -93,6 +93,25 @@ fn every_format_is_verified() {
     }
 }
 
+/// Smaller encodings have hashes of their own.
+#[test]
+fn a_flipped_bit_of_a_level_is_found() {
+    let (root, work) = (pictures(), tempfile::tempdir().expect("folder"));
+    let pyramid = Some(Pyramid { sides: vec![12, 20], quality: 90 });
+    done(root.path(), work.path(), &ConvertOptions { pyramid, ..ConvertOptions::default() });
+    assert!(verified(work.path()).problems.is_empty());
+    let reader = open(work.path(), &OpenOptions::default()).expect("opens");
+    let mut buf = Vec::new();
+    let level = reader.read_level(&reader.record(3), 12, &mut buf).expect("read");
+    let level = level.expect("a level").to_vec();
+    assert_eq!(reader.stored_level_hash(3, 12), Some(xxhash_rust::xxh3::xxh3_64(&level)));
+    damage(&work.path().join("train-00000-of-00001.parquet"), &level);
+    let found = verify(work.path(), 1, false, &StoreOptions::default(), &|_, _| ());
+    let problems = found.unwrap_or_else(|e| panic!("{e}")).problems;
+    let about = |p: &&crate::verify::Problem| p.what.contains("level 12: the payload has hash");
+    assert!(problems.iter().any(|p| about(&p)), "{problems:?}");
+}
+
 #[test]
 fn files_that_a_folder_lacks_or_has_too_many_are_told() {
     let (root, work) = (pictures(), tempfile::tempdir().expect("folder"));

@@ -155,7 +155,7 @@ impl Clips {
         };
         let mut own = shards::tars(root);
         own.retain(|p| archive(p, short));
-        clips.add_archives(&own, options, listing)?;
+        clips.add_archives(root, &own, options, listing)?;
         if clips.media.is_empty() {
             clips.add_folder(root, options, listing)?;
         }
@@ -164,7 +164,7 @@ impl Clips {
             if path.is_dir() {
                 clips.add_folder(path, options, listing)?;
             } else if shards::tars(root).contains(path) {
-                clips.add_archives(std::slice::from_ref(path), options, listing)?;
+                clips.add_archives(root, std::slice::from_ref(path), options, listing)?;
             }
         }
         clips.twice = twice;
@@ -202,7 +202,7 @@ impl Clips {
         let (media, outputs) = media_below(folder)?;
         self.outputs.extend(outputs);
         if media.is_empty() {
-            return self.add_archives(&shards::tars(folder), options, listing);
+            return self.add_archives(folder, &shards::tars(folder), options, listing);
         }
         for path in media {
             self.insert(stem(&path), Medium::File(path));
@@ -212,13 +212,18 @@ impl Clips {
 
     fn add_archives(
         &mut self,
+        root: &Path,
         paths: &[PathBuf],
         options: &OpenOptions,
         listing: &mut Listing,
     ) -> Result<(), FormatError> {
         for (path, (file, items)) in paths.iter().zip(shards::members_of(paths, options)?) {
             let shard = listing.add_archive(file);
-            for item in items.into_iter().filter(|i| kind_by_name(Path::new(&i.name)).is_some()) {
+            for lost in items.iter().filter(|item| item.is_lost()) {
+                listing.add_lost(root, path, lost);
+            }
+            let items = items.into_iter().filter(|item| !item.is_lost());
+            for item in items.filter(|i| kind_by_name(Path::new(&i.name)).is_some()) {
                 let stem = stem(Path::new(&item.name));
                 self.insert(stem, Medium::Member(path.clone(), shard, item));
             }

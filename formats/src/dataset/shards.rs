@@ -8,7 +8,7 @@ use super::{
 };
 use crate::error::{FormatError, FormatErrorKind};
 use crate::index::in_parallel;
-use crate::shard::catalogue::{Item, catalogue, stored_or};
+use crate::shard::catalogue::{Item, catalogue, kind_of, stored_or};
 use crate::shard::packed::stream;
 use crate::shard::unpack::{TarSource, is_packed_tar, tar_source};
 use crate::shard::{OpenOptions, tar};
@@ -90,21 +90,30 @@ pub(super) fn members_of(
 }
 
 fn members(path: &Path, options: &OpenOptions) -> Result<(PathBuf, Vec<Item>), FormatError> {
+    let kind = kind_of("members", options.salvage);
+    let items = |members: Vec<tar::Member>, damage: Option<FormatError>| match damage {
+        Some(damage) if !options.salvage => Err(damage),
+        damage => {
+            let lost = damage.as_ref().map(Item::lost);
+            Ok(members.into_iter().map(item).chain(lost).collect())
+        }
+    };
     let file = match tar_source(path, options)? {
         TarSource::Plain(file) => file,
         TarSource::Packed(packing) => {
-            let items = stored_or(path, "members", || {
-                let members = tar::stream_members(path, stream(path, packing)?, &|_, _| false)?;
-                Ok(members.into_iter().map(|(member, _)| item(member)).collect())
+            let found = stored_or(path, &kind, || {
+                let (members, damage) =
+                    tar::stream_members(path, stream(path, packing)?, &|_, _| false);
+                items(members.into_iter().map(|(member, _)| member).collect(), damage)
             })?;
-            return Ok((path.to_owned(), items));
+            return Ok((path.to_owned(), found));
         }
     };
-    let items = catalogue(&file, "members", |bytes| {
-        let members = tar::members(path, bytes, 0)?;
-        Ok(members.into_iter().map(item).collect())
+    let found = catalogue(&file, &kind, |bytes| {
+        let (members, damage) = tar::members_until(path, bytes, 0);
+        items(members, damage)
     })?;
-    Ok((file, items))
+    Ok((file, found))
 }
 
 /// A member without a class.
@@ -114,6 +123,11 @@ pub(super) fn item(member: tar::Member) -> Item {
 }
 
 impl Listing {
+    /// Names what is lost of an archive among what is missing.
+    pub(super) fn add_lost(&mut self, root: &Path, archive: &Path, lost: &Item) {
+        self.missing.push(format!("{}, {}", relative_name(root, archive), lost.name));
+    }
+
     /// Adds an archive; returns its number.
     pub(super) fn add_archive(&mut self, path: PathBuf) -> u32 {
         self.archives.push(path);

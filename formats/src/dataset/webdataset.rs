@@ -16,9 +16,9 @@ use crate::error::FormatError;
 use crate::index::in_parallel;
 use crate::record::MediaKind;
 use crate::shard::OpenOptions;
-use crate::shard::catalogue::{Item, catalogue, stored_items, stored_or};
+use crate::shard::catalogue::{Item, catalogue, kind_of, stored_items, stored_or};
 use crate::shard::packed::stream;
-use crate::shard::tar::{self, Member, members, stream_members, walk};
+use crate::shard::tar::{self, Member, members_until, stream_members, walk};
 use crate::shard::unpack::{TarSource, tar_source};
 use crate::store::{AT_ONCE, Object, ReadAhead};
 
@@ -81,7 +81,9 @@ fn assemble(
     let labels = Labels::of(all().map(said)).map_err(|odd| odd_one(&found, odd))?;
     for (shard, (path, items)) in found.iter().enumerate() {
         for item in items {
-            if item.bytes == NO_MEDIUM {
+            if item.is_lost() {
+                listing.add_lost(base, path, item);
+            } else if item.bytes == NO_MEDIUM {
                 let name = relative_name(base, path);
                 listing.missing.push(format!("{name}/{} (no picture or video)", item.name));
             } else if wanted(item) {
@@ -108,30 +110,53 @@ fn odd_one(found: &[(PathBuf, Vec<Item>)], odd: Odd) -> FormatError {
 
 /// The media of one archive, and the file that holds them.
 fn items_of(path: &Path, options: &OpenOptions) -> Result<(PathBuf, Vec<Item>), FormatError> {
+    let stored_as = kind_of("webdataset", options.salvage);
     let packing = match tar_source(path, options)? {
         TarSource::Plain(file) => {
-            let items = catalogue(&file, "webdataset", |bytes| {
+            let items = catalogue(&file, &stored_as, |bytes| {
                 let content = |member: &Member| {
                     let (start, end) = (member.bytes.start as usize, member.bytes.end as usize);
                     bytes.get(start..end).unwrap_or_default()
                 };
-                media(path, &members(path, bytes, 0)?, &content)
+                let (members, damage) = members_until(path, bytes, 0);
+                left(path, &members, damage, &content, options)
             })?;
             return Ok((file, items));
         }
         TarSource::Packed(packing) => packing,
     };
-    let items = stored_or(path, "webdataset", || {
-        let found = stream_members(path, stream(path, packing)?, &tells)?;
+    let items = stored_or(path, &stored_as, || {
+        let (found, damage) = stream_members(path, stream(path, packing)?, &tells);
         let (members, texts): (Vec<_>, Vec<_>) = found.into_iter().unzip();
         let starts = members.iter().map(|m: &Member| m.bytes.start);
         let texts: HashMap<u64, Option<Vec<u8>>> = starts.zip(texts).collect();
         let content = |member: &Member| {
             texts.get(&member.bytes.start).and_then(Option::as_deref).unwrap_or_default()
         };
-        media(path, &members, &content)
+        left(path, &members, damage, &content, options)
     })?;
     Ok((path.to_owned(), items))
+}
+
+/// The media of an archive or, where `options` say so, those before its damage. The last sample then
+/// may lack members, so it is lost with what follows.
+fn left(
+    path: &Path,
+    members: &[Member],
+    damage: Option<FormatError>,
+    content: &Content<'_>,
+    options: &OpenOptions,
+) -> Result<Vec<Item>, FormatError> {
+    let Some(damage) = damage else { return media(path, members, content) };
+    if !options.salvage {
+        return Err(damage);
+    }
+    let key = |member: &Member| split_name(&member.name).map(|(key, _)| key.to_owned());
+    let last = members.last().and_then(key);
+    let whole = members.iter().rposition(|m| last.is_none() || key(m) != last);
+    let mut items = media(path, &members[..whole.map_or(0, |n| n + 1)], content)?;
+    items.push(Item::lost(&damage));
+    Ok(items)
 }
 
 /// Looks a small member's bytes up.

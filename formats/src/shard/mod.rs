@@ -53,6 +53,9 @@ pub struct OpenOptions {
     /// order of the archives, and reading them in another is slow: see
     /// [`ShardReader::in_order`].
     pub stream: bool,
+    /// Whether of a local tar archive that is damaged the members before the damage are taken; the rest
+    /// is then named among what is missing.
+    pub salvage: bool,
 }
 
 impl Default for OpenOptions {
@@ -66,6 +69,7 @@ impl Default for OpenOptions {
             unpack: false,
             store: StoreOptions::default(),
             stream: false,
+            salvage: false,
         }
     }
 }

@@ -39,6 +39,11 @@ const PAYLOADS: [(&str, MediaKind); 2] = [("image", MediaKind::Image), ("video",
 /// Beginning of the names of columns with further, smaller encodings; their shorter side follows.
 pub(crate) const LEVELS: &str = "image_px";
 
+/// The column of the hashes of the encodings of shorter side `side`.
+pub(crate) fn level_hash(side: u32) -> String {
+    format!("{LEVELS}{side}_xxh3")
+}
+
 /// One or more Parquet files as a data set.
 pub struct ParquetReader {
     shards: Vec<Shard>,
@@ -257,6 +262,10 @@ impl ShardReader for ParquetReader {
         }
     }
 
+    fn stored_level_hash(&self, index: usize, side: u32) -> Option<u64> {
+        self.rows.level_hash(side, index)
+    }
+
     fn level_sides(&self) -> &[u32] {
         &self.sides
     }
@@ -273,7 +282,10 @@ impl ShardReader for ParquetReader {
         let at = |e: FormatError| e.sample(&format!("row {row} ({}), {LEVELS}{side}", record.name));
         match self.rows.level(side, index) {
             Some(bytes) if bytes.is_empty() => Ok(None),
-            Some(bytes) => shard.lend(&bytes, None, buf).map(Some).map_err(at),
+            Some(bytes) => {
+                let hash = self.rows.level_hash(side, index);
+                shard.lend(&bytes, hash, buf).map(Some).map_err(at)
+            }
             None => {
                 let file = shard.file().map_err(at)?;
                 let level = file.levels.iter().find(|(s, _)| *s == side);
@@ -418,6 +430,7 @@ impl File {
                 .map_err(|e| parquet_error(path, &e))?;
         let payloads = self.payload_ranges(self.leaf);
         let sides: Vec<u32> = self.levels.iter().map(|(side, _)| *side).collect();
+        let hashes: Vec<String> = sides.iter().map(|side| level_hash(*side)).collect();
         let mut rows = Rows::new(&sides);
         for batch in reader {
             let batch = batch.map_err(|e| parquet_error(path, &e))?;
@@ -430,6 +443,8 @@ impl File {
                     hash: text_at(&batch, "xxh3", row),
                     payload: payloads.as_ref().and_then(|p| p.get(n)),
                 });
+                let hashes = hashes.iter().map(|column| text_at(&batch, column, row));
+                rows.push_level_hashes(hashes);
             }
         }
         for (side, leaf) in &self.levels {

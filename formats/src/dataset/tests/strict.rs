@@ -237,3 +237,35 @@ fn a_path_that_is_nothing_is_a_mistake_of_the_command_line() {
         assert_eq!(error.to_string(), "/no/where: there is no such file or folder");
     }
 }
+
+/// Of a damaged archive the whole samples before the damage can be had, and the rest is named.
+#[test]
+fn what_is_left_of_damaged_archives_is_read_where_that_is_asked_for() {
+    let root = tempfile::tempdir().expect("folder");
+    let members: Vec<(String, Vec<u8>)> = (0..6)
+        .flat_map(|n| {
+            [(format!("{n}.jpg"), jpeg(n)), (format!("{n}.cls"), n.to_string().into_bytes())]
+        })
+        .collect();
+    let named: Vec<(&str, Vec<u8>)> =
+        members.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+    let whole = tar(&named);
+    // Behind the picture of sample 3, before its class.
+    let end = whole.windows(5).position(|w| w == b"3.cls").expect("a header");
+    let salvage = OpenOptions { salvage: true, ..of_split("train") };
+    write(&root.path().join("tar/train-1.tar"), tar(&named[..2]));
+    write(&root.path().join("tar/train-0.tar"), &whole[..end]);
+    let packed = gzip(&whole);
+    write(&root.path().join("gz/train-0.tar.gz"), &packed[..packed.len() * 2 / 3]);
+    assert!(refused(&root.path().join("tar"), &of_split("train")).contains("train-0.tar"));
+    for _ in 0..2 {
+        let reader = opened(&root.path().join("tar"), &salvage);
+        assert_eq!(labels(reader.as_ref()), [Some(0), Some(1), Some(2), Some(0)]);
+        assert_eq!(reader.missing().len(), 1);
+        assert!(reader.missing()[0].starts_with("train-0.tar, "), "{:?}", reader.missing());
+    }
+    let packed = opened(&root.path().join("gz"), &OpenOptions { stream: true, ..salvage });
+    assert!(!packed.is_empty() && packed.len() < 6, "{} samples", packed.len());
+    assert!(packed.missing()[0].starts_with("train-0.tar.gz, "));
+    assert_eq!(labels(packed.as_ref())[0], Some(0));
+}

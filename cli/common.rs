@@ -10,6 +10,7 @@ use tubelet_formats::dataset::Layout;
 use tubelet_formats::error::FormatErrorKind;
 use tubelet_formats::{CacheOptions, FormatError, OpenOptions, ShardReader, StoreOptions, open};
 use tubelet_loader::LoaderError;
+use tubelet_trainer::error::{TrainError, TrainErrorKind};
 
 /// The command line asks for something that cannot be.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,10 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
         cause.is::<Usage>()
             || cause.is::<RecipeError>()
             || matches!(cause.downcast_ref(), Some(LoaderError::Config(_)))
+            || matches!(
+                cause.downcast_ref::<TrainError>().map(|e| &e.kind),
+                Some(TrainErrorKind::Recipe(_))
+            )
             || matches!(
                 cause.downcast_ref::<FormatError>().map(|e| &e.kind),
                 Some(FormatErrorKind::Layout(_))
@@ -220,12 +225,15 @@ impl RecipeArgs {
 
 /// The recipe `name`, built in or a file, with `overrides`.
 pub(crate) fn recipe_file(name: &str, overrides: &[String]) -> Result<RecipeFile> {
-    if builtin::text(name).is_some() || !name.ends_with(".toml") {
-        return Ok(builtin::recipe(name, overrides)?);
-    }
-    let text = std::fs::read_to_string(name)
-        .map_err(|e| Usage(format!("cannot read the recipe {name}: {e}")))?;
-    RecipeFile::parse(name, &text, overrides).context("bad recipe")
+    let file = if builtin::text(name).is_some() || !name.ends_with(".toml") {
+        builtin::recipe(name, overrides)?
+    } else {
+        let text = std::fs::read_to_string(name)
+            .map_err(|e| Usage(format!("cannot read the recipe {name}: {e}")))?;
+        RecipeFile::parse(name, &text, overrides).context("bad recipe")?
+    };
+    tubelet_trainer::config::check(&file).with_context(|| format!("recipe {name}"))?;
+    Ok(file)
 }
 
 /// Worker threads where the command line has none.

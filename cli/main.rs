@@ -56,7 +56,7 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Show what a data set or one of its samples is, and the plan a recipe draws for it
     Inspect(inspect::InspectArgs),
-    /// Draw frames, masked frames and targets as one picture
+    /// Draw crops, masks, targets, views and mixed rows of samples as one picture
     Preview(preview::PreviewArgs),
     /// Measure samples a second and where the time goes
     Bench(bench::BenchArgs),

@@ -1,10 +1,12 @@
 //! `tubelet preview`: what a recipe makes of samples, as one picture.
 //!
-//! A sample is a title and its panels: the original with the regions of the views, what is cropped,
-//! what each pass hides, what is predicted, further views. Each panel has its label; a panel of a clip
-//! is a line of frames.
+//! A row of a batch is a title and its panels: the original with the regions of the views, what is
+//! cropped, what each pass hides, what is predicted, further views, what erasing and mixing leave. Each
+//! panel has its label; a panel of a clip is a line of frames. All rows of a sample are drawn; the
+//! crops that an evaluation makes of one clip stand together.
 
 mod panels;
+mod rows;
 mod sheet;
 mod target;
 mod views;
@@ -14,12 +16,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use image::RgbImage;
-use panels::Drawer;
-use tubelet_augment::plan::Scratch;
-use tubelet_augment::{HostStage, Recipe, Stage};
-use tubelet_core::layout::NO_LABEL;
-use tubelet_core::{BatchRef, Clip, Heap, HostMemory, MediaInfo, RowMut, SampleId, SampleKey};
-use tubelet_formats::{FrameRequest, ShardReader, decoder};
+use rows::{Rows, Sample};
+use tubelet_augment::{Recipe, Stage};
+use tubelet_formats::ShardReader;
 
 use crate::common::{DataArgs, RecipeArgs, Usage};
 
@@ -32,7 +31,8 @@ pub(crate) struct PreviewArgs {
     /// Stage of the recipe: pretrain, finetune or eval
     #[arg(long = "for", value_name = "STAGE", default_value_t = Stage::Pretrain)]
     stage: Stage,
-    /// Number of samples
+    /// Number of samples; all rows of each are drawn. Where the stage mixes rows, those that fit in a
+    /// batch are mixed with each other
     #[arg(long, default_value_t = 4)]
     samples: usize,
     /// First sample
@@ -44,9 +44,13 @@ pub(crate) struct PreviewArgs {
     /// Seed of every draw
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Epoch of the draws
+    /// Epoch of the draws, and of the shape where it changes by epoch
     #[arg(long, default_value_t = 0)]
     epoch: u32,
+    /// Number of the batch in the epoch: its shape where that changes from batch to batch, and how
+    /// its rows are mixed
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    batch: u64,
     /// PNG file to write
     #[arg(short, long, value_name = "FILE", default_value = "preview.png")]
     output: PathBuf,
@@ -68,6 +72,7 @@ pub(crate) fn draw(
         frames: 8,
         seed: 0,
         epoch: 0,
+        batch: 0,
         output: output.to_owned(),
     };
     run(&args).map(|_| ())
@@ -76,21 +81,11 @@ pub(crate) fn draw(
 pub(crate) fn run(args: &PreviewArgs) -> Result<bool> {
     let shards = args.data.open()?;
     let whole = args.recipe.stage(args.stage)?;
-    let end = (args.first + args.samples).min(shards.len());
+    let end = args.first.saturating_add(args.samples).min(shards.len());
     if args.first >= end {
         bail!(Usage(format!("--first {}: the data set has {} samples", args.first, shards.len())));
     }
-    let mut strips = Vec::new();
-    for n in args.first..end {
-        let name = shards.record(n).name;
-        match draw_sample(args, shards.as_ref(), &whole, n) {
-            Ok(strip) => {
-                eprintln!("sample {n}: {name}");
-                strips.push(strip);
-            }
-            Err(error) => eprintln!("sample {n}: {name}: left out: {error:#}"),
-        }
-    }
+    let strips = strips(args, shards.as_ref(), &whole, end)?;
     if strips.is_empty() {
         bail!("no sample could be drawn");
     }
@@ -100,38 +95,67 @@ pub(crate) fn run(args: &PreviewArgs) -> Result<bool> {
     Ok(true)
 }
 
-/// One sample through the recipe, as a strip of pictures.
-fn draw_sample(
+/// The samples from the first one to `end`, batch by batch.
+fn strips(
     args: &PreviewArgs,
     shards: &dyn ShardReader,
-    recipe: &Recipe,
-    n: usize,
-) -> Result<RgbImage> {
-    let record = shards.record(n);
-    let (mut buf, mut decoder, mut clip) = (Vec::new(), decoder(), Clip::new());
-    let bytes = shards.read(&record, &mut buf)?;
-    let info: MediaInfo = match &record.info {
-        Some(info) => info.as_ref().clone(),
-        None => decoder.probe(bytes)?,
-    };
-    let recipe = recipe.shape_for(args.epoch, 0, info.size);
-    let sample = SampleId(n as u64);
-    let key = SampleKey { seed: args.seed, epoch: args.epoch, sample, repeat: 0 };
-    let plan = recipe.plan(key, &info)?;
-    let want = FrameRequest { frames: plan.frames(), region: None, planes: false };
-    decoder.decode(bytes, &info, &want, &mut clip)?;
+    whole: &Recipe,
+    end: usize,
+) -> Result<Vec<RgbImage>> {
+    let (mut strips, mut number) = (Vec::new(), args.batch);
+    let mut batch: Vec<Sample<'_>> = Vec::new();
+    for n in args.first..end {
+        let name = shards.record(n).name;
+        match Sample::read(args, shards, whole, n) {
+            Ok(sample) => {
+                eprintln!("sample {n}: {name}");
+                if !sample.fits(&batch) {
+                    draw_batch(args, whole, &batch, number, &mut strips)?;
+                    batch.clear();
+                    number += 1;
+                }
+                batch.push(sample);
+            }
+            Err(error) => eprintln!("sample {n}: {name}: left out: {error:#}"),
+        }
+    }
+    draw_batch(args, whole, &batch, number, &mut strips)?;
+    Ok(strips)
+}
 
-    let layout = recipe.rows_layout(1);
-    let memory = Heap.allocate(layout.bytes)?;
-    // SAFETY: the buffer has the layout's bytes, the layout one row, and nothing else refers to it.
-    let mut row = unsafe { RowMut::from_raw(&layout, memory.as_ptr(), 0) };
-    recipe
-        .render(&plan, &clip, &mut Scratch::default(), &mut row)
-        .map_err(|frame| anyhow::anyhow!("frame {frame} was not decoded"))?;
-    row.set_facts(record.label.unwrap_or(NO_LABEL), n as u64);
-    let batch = BatchRef::new(&layout, memory.as_slice(), 1);
-    let tensors = HostStage::new(recipe).run(batch);
-    let drawer = Drawer { recipe, batch, tensors: &tensors, plan: &plan, clip: &clip };
-    let panels = drawer.panels(args.frames);
-    Ok(sheet::strip(&format!("sample {n}: {}", record.name), &panels, drawer.cell()))
+/// Draws all rows of `batch`, samples of one shape.
+fn draw_batch(
+    args: &PreviewArgs,
+    whole: &Recipe,
+    batch: &[Sample<'_>],
+    number: u64,
+    strips: &mut Vec<RgbImage>,
+) -> Result<()> {
+    let Some(shape) = batch.first().map(|sample| sample.shape) else { return Ok(()) };
+    let rows = Rows::render(args, shape, batch, number)?;
+    let mut first = 0;
+    for sample in batch {
+        for (n, plans) in sample.together().enumerate() {
+            let drawer = rows.drawer(sample, plans, first);
+            let title = format!("{}{}", sample.title(n), shape_text(args, whole, shape));
+            strips.push(sheet::strip(&title, &drawer.panels(args.frames), drawer.cell()));
+            first += plans.len();
+        }
+    }
+    Ok(())
+}
+
+/// Which of several shapes `shape` is.
+fn shape_text(args: &PreviewArgs, whole: &Recipe, shape: &Recipe) -> String {
+    let (size, rows) = (shape.size(), shape.batch_size());
+    let of_batch = match (whole.phases(), whole.buckets()) {
+        ([], None) => return String::new(),
+        (_, Some(_)) => "bucket".to_owned(),
+        _ => format!("epoch {}, batch {}", args.epoch, args.batch),
+    };
+    let frames = match shape.frames() {
+        1 => String::new(),
+        frames => format!("{frames} frames of "),
+    };
+    format!("; {of_batch}: {frames}{}x{}, {rows} rows a batch", size.height, size.width)
 }

@@ -38,13 +38,14 @@ fn table() -> Result<Table> {
     table.set_header(["recipe", "method", "input", "tokens", "hidden", "batch", "source"]);
     for (name, text) in builtin::ALL {
         let file = RecipeFile::parse(name, text, &[])?;
-        let recipe = file.stage(Stage::Pretrain)?;
+        // The first one that it has.
+        let recipe = file.stage(file.stages().next().unwrap_or(Stage::Pretrain))?;
         let grid = recipe.grid();
         let hidden = recipe.mask().most_masked(grid);
         let source = file.source.split(['.', ';']).next().unwrap_or_default().to_owned();
         table.add_row([
             file.name.clone(),
-            file.method.clone(),
+            file.method.to_string(),
             format!("{} x {}", recipe.frames(), recipe.size()),
             format!("{} = {grid}", grid.len()),
             format!("{hidden}"),

@@ -33,6 +33,15 @@ fn fails(code: i32, arguments: &[&str]) -> String {
 fn mistakes_exit_with_2_and_say_what_would_be_right() {
     assert!(fails(2, &["recipes", "mae-vit-x"]).contains("mae-vit-b"));
     assert!(fails(2, &["recipes", "mae-vit-b", "--set", "pretrain.flip=2"]).contains("0 to 1"));
+    for (set, says) in [
+        ("pretrain.train.epocs=1", "epocs"),
+        ("model.family=foo", "expected one of `mae`"),
+        ("method=simmim", "simmim"),
+        ("pretrain.mask={policy=\"block\", ratio=0.4}", "random, tube"),
+    ] {
+        let error = fails(2, &["recipes", "mae-tiny", "--set", set]);
+        assert!(error.contains(says), "{set}: {error}");
+    }
     let root = media::imagenet(1, 2);
     let data = path(root.path());
     assert!(fails(2, &["inspect", data, "--sample", "9"]).contains("2"));
@@ -178,6 +187,48 @@ fn bench_tells_which_clips_used_the_spacing_of_references() {
     let (by, exact) = clips(out.path(), "3");
     assert!(exact > 0, "{by} and {exact}");
     assert_eq!(clips(root.path(), "2").0, 0);
+}
+
+/// All rows of a sample, other shapes and mixed rows are drawn: more of them make a larger picture.
+#[test]
+fn preview_draws_all_rows_and_shapes() {
+    let root = media::kinetics(2);
+    let out = tempfile::tempdir().expect("temporary folder");
+    let size = |recipe: &str, more: &[&str]| {
+        let file = out.path().join("preview.png");
+        let preview = ["preview", path(root.path()), "--recipe", recipe, "--frames", "2"];
+        ok(&[&preview[..], more, &["-o", path(&file)]].concat());
+        let picture = image::open(&file).expect("a picture");
+        (picture.width(), picture.height())
+    };
+    let eval = |rules: &[&str]| {
+        let set: Vec<&str> = rules.iter().flat_map(|rule| ["--set", rule]).collect();
+        size("videomae-tiny", &[&["--for", "eval", "--samples", "1"], &set[..]].concat()).1
+    };
+    let (one, three) = ("eval.crop.crops=1", "eval.crop.crops=3");
+    let (few, all) = (
+        eval(&[one, "eval.clip.clips=1"]),
+        eval(&[three, "eval.clip.clips=2", "eval.batch_size=6"]),
+    );
+    assert!(all > 3 * few, "{few} {all}");
+
+    let repeats = |set: &str| size("videomae-tiny", &["--samples", "1", "--set", set]).1;
+    let (once, twice) = (repeats("pretrain.repeats=1"), repeats("pretrain.repeats=2"));
+    assert!(twice > once * 3 / 2, "{once} {twice}");
+
+    let finetune = |set: &[&str]| {
+        size("videomae-tiny", &[&["--for", "finetune", "--samples", "2"], set].concat()).1
+    };
+    let mixed = finetune(&["--set", "finetune.augment.mixup=0.8"]);
+    assert!(mixed > finetune(&[]));
+
+    let phases = "pretrain.phases=[{from=0, shapes=[{}]}, {from=1, shapes=[{}, {size=256}]}]";
+    let shape = |epoch: &str, batch: &str| {
+        let at = ["--samples", "1", "--set", phases, "--epoch", epoch, "--batch", batch];
+        size("videomae-tiny", &at)
+    };
+    assert_eq!(shape("0", "1"), shape("1", "2"));
+    assert!(shape("1", "1").0 > shape("1", "0").0);
 }
 
 /// `--decode auto` says in one line where it decodes, and why, and goes on.

@@ -9,6 +9,7 @@ mod layouts;
 mod makers;
 mod media;
 mod order;
+mod parity;
 mod pixels;
 mod plans;
 #[cfg(feature = "store")]

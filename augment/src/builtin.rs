@@ -14,6 +14,7 @@ recipes!(
     "mae-vit-b",
     "mae-vit-l",
     "mae-vit-h",
+    "mae-vit-b-linprobe",
     "mae-tiny",
     "mae-st-vit-l",
     "mae-st-tiny",
@@ -42,6 +43,8 @@ recipes!(
     "fastmim-swin-b",
     "vjepa-vit-l",
     "videomae-v2-vit-b",
+    "mvit-v2-t-in1k",
+    "mvit-v2-s-k400",
 );
 
 /// The text of the recipe `name`.
@@ -113,8 +116,42 @@ mod tests {
             let dim = recipe.target().dim(recipe.patch(), recipe.frames(), grid.t);
             let got = (grid.len(), recipe.mask().most_masked(grid), dim);
             assert_eq!(got, (tokens, hidden, numbers), "{name}");
-            let error = file.stage(Stage::Eval).expect_err("data alone").to_string();
+        }
+        for name in ["vjepa-vit-l", "videomae-v2-vit-b"] {
+            let file = recipe(name, &[]).unwrap_or_else(|e| panic!("{e}"));
+            let error = file.stage(Stage::Eval).expect_err("pre-training alone").to_string();
             assert!(error.contains("pretrain alone"), "{error}");
+        }
+    }
+
+    /// Clips times crops of an evaluation, and how often fine-tuning uses a sample at once.
+    #[test]
+    fn data_recipes_have_the_published_views() {
+        for (name, fine, eval, frames) in [
+            ("simmim-vit-b", 1, 1, 1),
+            ("simmim-swin-b", 1, 1, 1),
+            ("beit-vit-b-in1k", 1, 1, 1),
+            ("ibot-vit-s-in1k", 1, 1, 1),
+            ("convnextv2-base", 1, 1, 1),
+            ("omnimae-vit-b-image", 1, 1, 1),
+            ("omnimae-vit-b-ssv2", 1, 5 * 3, 16),
+            ("bootmae-vit-b", 1, 1, 1),
+            ("sdae-vit-b", 1, 1, 1),
+            ("splitmask-vit-b", 1, 1, 1),
+            ("mvd-vit-b-k400", 2, 5 * 3, 16),
+            ("vatt-base", 1, 4 * 3, 32),
+            ("violet-v2-pixels", 1, 1, 5),
+            ("violet-v2-hog", 1, 1, 5),
+            ("fastmim-vit-b", 1, 1, 1),
+            ("fastmim-swin-b", 1, 1, 1),
+            ("maskfeat-mvit-s-k400", 2, 10, 16),
+        ] {
+            let file = recipe(name, &[]).unwrap_or_else(|e| panic!("{e}"));
+            let stage = |stage| file.stage(stage).unwrap_or_else(|e| panic!("{e}"));
+            let (tune, test) = (stage(Stage::Finetune), stage(Stage::Eval));
+            assert_eq!((tune.repeats(), test.repeats()), (fine, eval), "{name}");
+            assert_eq!((tune.frames(), test.frames()), (frames, frames), "{name}");
+            assert_eq!(tune.size(), test.size(), "{name}");
         }
     }
 
@@ -122,13 +159,13 @@ mod tests {
     fn overrides_change_one_key_and_are_checked() {
         let set = |item: &str| recipe("mae-vit-b", &[item.to_owned()]);
         let file = set("pretrain.batch_size=16").expect("valid");
-        assert_eq!(file.pretrain.batch_size, Some(16));
+        assert_eq!(file.pretrain.as_ref().and_then(|table| table.batch_size), Some(16));
         assert_eq!(file.finetune, recipe("mae-vit-b", &[]).expect("valid").finetune);
         for (item, says) in [
             ("pretrain.mask.ratio=1.5", "between 0 and 1"),
             ("pretrain.mask.policy=blob", "blob"),
             ("pretrain.batchsize=3", "batchsize"),
-            ("pretrain.crop.size=100", "must divide"),
+            ("pretrain.crop.size=100", "96 or 112"),
             ("pretrain", "key=value"),
         ] {
             let error = set(item).expect_err(item).to_string();

@@ -245,6 +245,14 @@ pub fn short_side_size(size: Size, side: u32) -> Size {
     }
 }
 
+/// A random `side`² of a picture at least that large, every place as likely, the last one included:
+/// torchvision's `RandomCrop`.
+pub fn random_crop(size: Size, side: u32, rng: &mut SampleRng) -> Rect {
+    let y = rng.below(size.height - side + 1);
+    let x = rng.below(size.width - side + 1);
+    Rect { x, y, width: side, height: side }
+}
+
 /// The middle `side`² of a picture at least that large; halves are rounded to even, as torchvision
 /// does.
 pub fn center_crop(size: Size, side: u32) -> Rect {
@@ -346,6 +354,18 @@ mod tests {
         let wide = Size::new(399, 225);
         assert_eq!([0, 1, 2].map(|i| at(wide, i, 3)), [(0, 1), (88, 1), (175, 1)]);
         assert_eq!(at(Size::new(256, 341), 0, 1), (16, 59));
+    }
+
+    #[test]
+    fn random_crops_reach_both_ends() {
+        let mut rng = rng(6);
+        let mut seen = [[false; 3]; 2];
+        for _ in 0..200 {
+            let rect = random_crop(Size::new(6, 5), 4, &mut rng);
+            assert!(rect.fits(Size::new(6, 5)));
+            (seen[0][rect.x as usize], seen[1][rect.y as usize]) = (true, true);
+        }
+        assert_eq!(seen, [[true; 3], [true, true, false]]);
     }
 
     /// Uniform in the inverse means a mean length of ln(max/min) / (1/min - 1/max).

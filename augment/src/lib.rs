@@ -24,5 +24,5 @@ pub mod temporal;
 
 pub use plan::{PlanError, SamplePlan, Scratch, ViewPlan};
 pub use policy::MaskPolicy;
-pub use recipe::{Pixels, Recipe, RecipeError, RecipeFile, Stage, TargetSpec};
+pub use recipe::{Method, Pixels, Recipe, RecipeError, RecipeFile, Stage, TargetSpec};
 pub use stage::{HostStage, HostTensors};

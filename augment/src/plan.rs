@@ -202,7 +202,8 @@ impl Recipe {
             }
             _ => (0, 0),
         };
-        let frames = self.plan_frames(&mut key.rng(Draw::Frames), info, clip_index);
+        let clip_key = if self.share_frames { SampleKey { repeat: 0, ..key } } else { key };
+        let frames = self.plan_frames(&mut clip_key.rng(Draw::Frames), info, clip_index);
         let mut views: Vec<ViewPlan> = Vec::new();
         for (n, spec) in self.views().enumerate() {
             let view = plan_view(key, (n, spec), views.first(), info.size, crop_index, &frames);
@@ -218,13 +219,20 @@ impl Recipe {
         let n = info.frames;
         match self.clip {
             None => vec![0],
-            Some(ClipRule::Videomae { frames, step }) => {
-                on_references(temporal::videomae(n, frames, step, rng), step, info)
+            Some(ClipRule::Videomae { frames, step, jitter: true }) => {
+                temporal::videomae_jittered(n, frames, step, rng)
+            }
+            Some(ClipRule::Videomae { frames, step, jitter: false }) => {
+                self.on_references(temporal::videomae(n, frames, step, rng), step, info)
             }
             Some(ClipRule::VideomaeDense { frames, step }) => {
-                on_references(temporal::videomae_dense(n, frames, step, rng), step, info)
+                self.on_references(temporal::videomae_dense(n, frames, step, rng), step, info)
             }
             Some(ClipRule::Segments { frames }) => temporal::segments(n, frames, rng),
+            Some(ClipRule::SegmentsSlowfast { frames }) => {
+                temporal::segments_slowfast(n, frames, rng)
+            }
+            Some(ClipRule::MiddlesSlowfast { frames }) => temporal::middles_slowfast(n, frames),
             Some(ClipRule::Slowfast { frames, step, target_fps }) => {
                 let span = temporal::slowfast_span(frames, step, target_fps, info.fps);
                 temporal::slowfast(n, frames, span, rng)
@@ -235,12 +243,25 @@ impl Recipe {
             Some(ClipRule::ClipsSegments { frames, clips }) => {
                 temporal::segments_test_clip(n, frames, clip, clips)
             }
-            Some(ClipRule::ClipsSlowfast { frames, step, target_fps, clips }) => {
+            Some(ClipRule::ClipsSlowfast { frames, step, target_fps, clips, use_offset }) => {
                 let span = temporal::slowfast_span(frames, step, target_fps, info.fps);
-                temporal::slowfast_test_clip(n, frames, span, clip, clips)
+                temporal::slowfast_test_clip(n, frames, span, [clip, clips], use_offset)
             }
             Some(ClipRule::Uniform { frames }) => temporal::uniform(n, frames),
         }
+    }
+
+    /// A clip of a video whose reference frames are evenly spaced, moved less than one spacing towards
+    /// the start so that all its frames are references; unchanged where its step is no multiple of
+    /// the spacing, its frames are not evenly apart, or the recipe wants exact starts.
+    fn on_references(&self, mut frames: Vec<u32>, step: u32, info: &MediaInfo) -> Vec<u32> {
+        let spacing = info.spacing.filter(|_| !self.exact_start);
+        let Some(stride) = spacing.map(|s| s.stride).filter(|s| *s > 1) else { return frames };
+        let late = frames.first().map_or(0, |first| first % stride);
+        if step % stride == 0 && frames.iter().all(|frame| frame % stride == late) {
+            frames.iter_mut().for_each(|frame| *frame -= late);
+        }
+        frames
     }
 
     /// Writes the pixels and the mask of `plan` into `row`; `clip` holds at least its frames and
@@ -303,18 +324,6 @@ fn write_facts(plan: &SamplePlan, row: &mut RowMut<'_>) {
     }
 }
 
-/// A clip of a video whose reference frames are evenly spaced, moved less than one spacing towards
-/// the start so that all its frames are references; unchanged where its step is no multiple of the spacing
-/// or its frames are not evenly apart.
-fn on_references(mut frames: Vec<u32>, step: u32, info: &MediaInfo) -> Vec<u32> {
-    let Some(stride) = info.spacing.map(|s| s.stride).filter(|s| *s > 1) else { return frames };
-    let late = frames.first().map_or(0, |first| first % stride);
-    if step % stride == 0 && frames.iter().all(|frame| frame % stride == late) {
-        frames.iter_mut().for_each(|frame| *frame -= late);
-    }
-    frames
-}
-
 /// View `n` of a row; a view of the first one's region copies what that one drew.
 fn plan_view(
     key: SampleKey,
@@ -347,7 +356,7 @@ fn plan_view(
         flip,
         resize: spec.resize,
         colors,
-        mask: spec.mask.draw(spec.grid, &mut rng(Draw::Mask)),
+        mask: spec.mask.draw_in(key.epoch, spec.grid, &mut rng(Draw::Mask)),
     }
 }
 
@@ -378,6 +387,12 @@ fn plan_geometry(
             let region = crop::slowfast_random_crop(resized, *size, rng);
             Geometry::ResizeThenCrop { resized, region }
         }
+        CropRule::Random { size, resize } => {
+            let resized = crop::short_side_size(source, *resize);
+            let region = crop::random_crop(resized, *size, rng);
+            Geometry::ResizeThenCrop { resized, region }
+        }
+        CropRule::Warp { .. } => Geometry::CropThenResize { region: Rect::full(source) },
         CropRule::Center { size, resize } => {
             let resized = crop::short_side_size(source, *resize);
             Geometry::ResizeThenCrop { resized, region: crop::center_crop(resized, *size) }

@@ -143,6 +143,16 @@ impl MaskPolicy {
         !matches!(self, Self::None | Self::DropToken { .. })
     }
 
+    /// [`Self::draw`] in `epoch`; hides nothing before the first one that masks.
+    pub fn draw_in(&self, epoch: u32, grid: PatchGrid, rng: &mut SampleRng) -> Option<Mask> {
+        match self {
+            Self::Ibot(spec) if epoch < spec.from_epoch => {
+                Some(mask::fitted(grid, vec![false; grid.len()]))
+            }
+            _ => self.draw(grid, rng),
+        }
+    }
+
     /// Draws a mask; `None` where nothing is hidden.
     pub fn draw(&self, grid: PatchGrid, rng: &mut SampleRng) -> Option<Mask> {
         Some(match self {

@@ -23,7 +23,7 @@ pub use clip_rule::ClipRule;
 pub use crop_rule::CropRule;
 pub use error::RecipeError;
 pub use file::{RecipeFile, StageFile};
-pub use names::{Media, NormaliseName, Pixels, Resize, Stage};
+pub use names::{Media, Method, NormaliseName, Pixels, Resize, Stage};
 pub use phase::{Multigrid, Phase, PhaseFile, ShapeFile};
 pub use target::{TargetFile, TargetSpec};
 pub use view::{Region, ViewFile, ViewSpec};

@@ -33,6 +33,19 @@ pub fn videomae(num_frames: u32, frames: u32, step: u32, rng: &mut SampleRng) ->
     videomae_indices(num_frames, frames, step, offset)
 }
 
+/// VideoMAE's `temporal_jitter`: a draw and a walk whose frames each move on by 0 to `step` − 1,
+/// where that is inside. All of a clip's offsets are drawn after its start.
+pub fn videomae_jittered(num_frames: u32, frames: u32, step: u32, rng: &mut SampleRng) -> Vec<u32> {
+    let mut out = videomae(num_frames, frames, step, rng);
+    for at in &mut out {
+        let offset = rng.below(step);
+        if *at + offset < num_frames {
+            *at += offset;
+        }
+    }
+    out
+}
+
 /// VideoMAE fine-tuning on Kinetics (`VideoClsDataset.loadvideo_decord`): `end` is the drawn end of
 /// the window (in span..num_frames), absent for videos no longer than the window.
 pub fn videomae_dense_indices(
@@ -77,6 +90,25 @@ pub fn segments(num_frames: u32, frames: u32, rng: &mut SampleRng) -> Vec<u32> {
         return (0..frames).map(|k| k * average + rng.below(average)).collect();
     }
     vec![0; frames as usize]
+}
+
+/// SlowFast on Something-Something (`ssv2.py`): first and last frame of segment `k` of `frames`,
+/// both of them in it: round(k·s) and round((k + 1)·s) with s = (frames of the video − 1)/frames.
+pub fn slowfast_segment(num_frames: u32, frames: u32, k: u32) -> [u32; 2] {
+    let segment = f64::from(num_frames.saturating_sub(1)) / f64::from(frames);
+    [k, k + 1].map(|k| (segment * f64::from(k)).round_ties_even() as u32)
+}
+
+/// SlowFast's training on Something-Something: one frame of each segment.
+pub fn segments_slowfast(num_frames: u32, frames: u32, rng: &mut SampleRng) -> Vec<u32> {
+    let ends = |k| slowfast_segment(num_frames, frames, k);
+    (0..frames).map(ends).map(|[first, last]| first + rng.below(last - first + 1)).collect()
+}
+
+/// SlowFast's evaluation on Something-Something: the middle of each segment, rounded down.
+pub fn middles_slowfast(num_frames: u32, frames: u32) -> Vec<u32> {
+    let ends = |k| slowfast_segment(num_frames, frames, k);
+    (0..frames).map(ends).map(|[first, last]| first.midpoint(last)).collect()
 }
 
 /// VideoMAE evaluation on Kinetics: every `step`-th frame, the last repeated up to `frames`.
@@ -177,15 +209,15 @@ pub fn slowfast(num_frames: u32, frames: u32, span: f64, rng: &mut SampleRng) ->
     slowfast_indices(num_frames, frames, span, rng.uniform(0.0, room))
 }
 
-/// SlowFast evaluation: clip `clip` of `clips`, without offset (the default).
+/// SlowFast evaluation: clip `clip` of `clips`.
 pub fn slowfast_test_clip(
     num_frames: u32,
     frames: u32,
     span: f64,
-    clip: u32,
-    clips: u32,
+    [clip, clips]: [u32; 2],
+    use_offset: bool,
 ) -> Vec<u32> {
-    let start = slowfast_test_start(num_frames, span, clip, clips, false);
+    let start = slowfast_test_start(num_frames, span, clip, clips, use_offset);
     slowfast_indices(num_frames, frames, span, start)
 }
 
@@ -229,6 +261,40 @@ mod tests {
     }
 
     #[test]
+    fn jittered_frames_stay_in_their_step() {
+        let mut late = [0; 4];
+        for sample in 0..200 {
+            let rng = || SampleRng::new(1, 0, sample, 0, Draw::Frames);
+            let plain = videomae(300, 16, 4, &mut rng());
+            let jittered = videomae_jittered(300, 16, 4, &mut rng());
+            for (plain, jittered) in plain.iter().zip(jittered) {
+                assert!((*plain..plain + 4).contains(&jittered) && jittered < 300);
+                late[(jittered - plain) as usize] += 1;
+            }
+        }
+        // 800 of each are expected, give or take 24.
+        assert!(late.iter().all(|n| (680..920).contains(n)), "{late:?}");
+        let short = videomae_jittered(3, 16, 4, &mut SampleRng::new(1, 0, 0, 0, Draw::Frames));
+        assert!(short.iter().all(|at| *at < 3));
+    }
+
+    #[test]
+    fn slowfast_segments_share_their_ends() {
+        // s = 31/4 = 7.75: 0, 8, 16 (15.5 to even), 23, 31.
+        let ends: Vec<[u32; 2]> = (0..4).map(|k| slowfast_segment(32, 4, k)).collect();
+        assert_eq!(ends, [[0, 8], [8, 16], [16, 23], [23, 31]]);
+        assert_eq!(middles_slowfast(32, 4), [4, 12, 19, 27]);
+        let mut seen = [[false; 9]; 2];
+        for sample in 0..500 {
+            let mut rng = SampleRng::new(1, 0, sample, 0, Draw::Frames);
+            let ids = segments_slowfast(32, 4, &mut rng);
+            seen[0][ids[0] as usize] = true;
+            seen[1][ids[1] as usize - 8] = true;
+        }
+        assert_eq!(seen, [[true; 9]; 2]);
+    }
+
+    #[test]
     fn every_rule_stays_inside_for_any_length() {
         for n in (1..80).chain([299, 300, 1000]) {
             let mut rng = SampleRng::new(1, 0, u64::from(n), 0, Draw::Frames);
@@ -239,10 +305,14 @@ mod tests {
                 segments(n, 16, &mut rng),
                 slowfast(n, 16, span, &mut rng),
                 uniform(n, 16),
+                segments_slowfast(n, 16, &mut rng),
+                middles_slowfast(n, 16),
             ];
             for clip in 0..5 {
                 all.push(videomae_test_clip(n, 16, 4, clip, 5));
-                all.push(slowfast_test_clip(n, 16, span, clip, 5));
+                for use_offset in [false, true] {
+                    all.push(slowfast_test_clip(n, 16, span, [clip, 5], use_offset));
+                }
                 all.push(segments_test_clip(n, 16, clip % 2, 2));
             }
             for ids in all {

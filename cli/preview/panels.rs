@@ -5,21 +5,28 @@ use image::{Rgb, RgbImage, imageops};
 use tubelet_augment::{HostTensors, MaskPolicy, Recipe, SamplePlan, Stage, TargetSpec};
 use tubelet_core::{BatchRef, Clip, Size};
 
+use super::rows::Mixed;
 use super::sheet::Panel;
 use super::target::{self, Targets};
 use super::views;
 
 /// Hidden tokens.
-pub(super) const HIDDEN: u8 = 128;
+const HIDDEN: u8 = 128;
 /// A cell is at least this wide: for pictures, for frames of a clip.
 const MIN_WIDTH: [u32; 2] = [192, 112];
 
-/// Draws the only row of a batch.
+/// Draws one row of a batch, or the crops of one clip.
 pub(super) struct Drawer<'a> {
     pub(super) recipe: &'a Recipe,
     pub(super) batch: BatchRef<'a>,
-    pub(super) tensors: &'a HostTensors,
-    pub(super) plan: &'a SamplePlan,
+    /// Floats of the first of its rows.
+    pub(super) tensors: HostTensors,
+    /// All rows of the batch after mixing.
+    pub(super) mixed: Option<&'a Mixed>,
+    /// Its rows.
+    pub(super) plans: &'a [SamplePlan],
+    /// Number of the first of them in the batch.
+    pub(super) first: usize,
     pub(super) clip: &'a Clip,
 }
 
@@ -47,31 +54,79 @@ impl Drawer<'_> {
     /// All panels; of a clip at most `most` frames.
     pub(super) fn panels(&self, most: usize) -> Vec<Panel> {
         let shown = self.shown(most);
-        let (regions, of) = views::regions(self.plan, self.clip.size());
-        let ink = |view: usize| (regions.len() > 1).then(|| views::ink(of[view]));
+        let views = self.plans.iter().flat_map(|plan| &plan.views);
+        let (regions, of) = views::regions(views, self.clip.size());
+        let inks: Vec<_> = of.iter().map(|n| (regions.len() > 1).then(|| views::ink(*n))).collect();
         let mut panels = vec![self.original(&shown, &regions)];
-        let Size { width, height } = self.recipe.size();
-        let plan = &self.plan.views[0];
-        let done = [(plan.flip, ", mirrored"), (plan.colors.is_some(), ", colours changed")];
-        let done: String = done.iter().filter(|(is, _)| *is).map(|(_, what)| *what).collect();
-        let label = format!("cropped, {height}x{width}{done}");
-        panels.push(Panel { ink: ink(0), ..self.panel(label, &shown, |t| self.frame(t)) });
-        if self.recipe.stage() == Stage::Pretrain {
-            panels.extend(self.passes(&shown));
-        } else if self.recipe.erase().is_some() {
-            let normalise = self.recipe.normalise();
-            let erased = |t: usize| views::float_frame(self.tensors, normalise, t);
-            panels.push(self.panel("after random erasing".to_owned(), &shown, erased));
+        if let [plan] = self.plans {
+            panels.push(Panel { ink: inks[0], ..self.cropped(plan, &shown) });
+            if self.recipe.stage() == Stage::Pretrain {
+                panels.extend(self.passes(&shown));
+            } else {
+                panels.extend(self.changed(plan, &shown));
+            }
+            for (n, ink) in inks.iter().enumerate().skip(1) {
+                let further = self.further(n, plan, &shown).into_iter();
+                panels.extend(further.map(|panel| Panel { ink: *ink, ..panel }));
+            }
+        } else {
+            let Size { width, height } = self.recipe.size();
+            for (row, ink) in inks.iter().enumerate() {
+                let label = format!("crop {} of {}, {height}x{width}", row + 1, inks.len());
+                let frame = |t: usize| views::frame(self.batch, self.first + row, 0, t);
+                panels.push(Panel { ink: *ink, ..self.panel(label, &shown, frame) });
+            }
         }
-        for (n, view) in self.plan.views.iter().enumerate().skip(1) {
-            let masked = self.batch.mask(n).map(|mask| {
-                let hidden = mask.iter().filter(|byte| **byte & 1 == 1).count();
-                format!(", {hidden} of {} tokens hidden", mask.len())
-            });
-            let Size { width, height } = view.out;
-            let label = format!("view {}, {height}x{width}{}", n + 1, masked.unwrap_or_default());
-            let frame = |t: usize| views::frame(self.batch, n, t);
-            panels.push(Panel { ink: ink(n), ..self.panel(label, &shown, frame) });
+        panels
+    }
+
+    fn cropped(&self, plan: &SamplePlan, shown: &[usize]) -> Panel {
+        let (Size { width, height }, view) = (self.recipe.size(), &plan.views[0]);
+        let done = [(view.flip, ", mirrored"), (view.colors.is_some(), ", colours changed")];
+        let done: String = done.iter().filter(|(is, _)| *is).map(|(_, what)| *what).collect();
+        self.panel(format!("cropped, {height}x{width}{done}"), shown, |t| self.frame(t))
+    }
+
+    /// What erasing and mixing leave of the floats.
+    fn changed(&self, plan: &SamplePlan, shown: &[usize]) -> Vec<Panel> {
+        let normalise = self.recipe.normalise();
+        let mut panels = Vec::new();
+        if self.recipe.erase().is_some() {
+            let erased = plan.erase.as_ref().is_some_and(|erase| !erase.boxes.is_empty());
+            let label = if erased { "after random erasing" } else { "not erased, by its draw" };
+            let frame = |t: usize| views::float_frame(&self.tensors, 0, normalise, t);
+            panels.push(self.panel(label.to_owned(), shown, frame));
+        }
+        if let Some(mixed) = self.mixed {
+            let frame = |t: usize| views::float_frame(&mixed.tensors, self.first, normalise, t);
+            panels.push(self.panel(mixed.how[self.first].clone(), shown, frame));
+        }
+        panels
+    }
+
+    /// View `n` (from 1): its pixels, and what is predicted of it where it is masked.
+    fn further(&self, n: usize, plan: &SamplePlan, shown: &[usize]) -> Vec<Panel> {
+        let Size { width, height } = plan.views[n].out;
+        let (name, layout) = (format!("view {}", n + 1), &self.batch.layout().views[n]);
+        let frame = |t: usize| views::frame(self.batch, self.first, n, t);
+        let Some(mask) = views::mask(self.batch, self.first, n) else {
+            return vec![self.panel(format!("{name}, {height}x{width}"), shown, frame)];
+        };
+        let changed = |which: bool, to: fn(u8) -> u8| {
+            move |t: usize| {
+                let mut out = frame(t);
+                views::change(&mut out, layout, (mask, which), t, to);
+                out
+            }
+        };
+        let hidden = mask.iter().filter(|byte| **byte & 1 == 1).count();
+        let label = format!("{name}, {height}x{width}, {hidden} of {} tokens hidden", mask.len());
+        let mut panels = vec![self.panel(label, shown, changed(true, |_| HIDDEN))];
+        // Numbers are made of the first view's tokens alone.
+        if matches!(self.recipe.target(), TargetSpec::None) {
+            let what = self.what_is_predicted();
+            let label = format!("{name}, predicted, {hidden} tokens: {what}");
+            panels.push(self.panel(label, shown, changed(false, paler)));
         }
         panels
     }
@@ -98,27 +153,29 @@ impl Drawer<'_> {
     fn original(&self, shown: &[usize], regions: &[tubelet_core::Rect]) -> Panel {
         let size = self.clip.size();
         let draw = |t: &usize| {
-            let frame = self.clip.frame(self.plan.views[0].frames[*t]).unwrap_or_default();
+            let frame = self.clip.frame(self.plans[0].views[0].frames[*t]).unwrap_or_default();
             let mut out = picture(size, frame.to_vec());
             views::outline(&mut out, regions, size);
             out
         };
-        let what = if regions.len() > 1 { "regions of the views" } else { "region of the crop" };
+        let what = match (regions.len(), self.plans.len()) {
+            (1, _) => "region of the crop",
+            (_, 1) => "regions of the views",
+            _ => "regions of the crops",
+        };
         let label = format!("original, {size}, and {what}");
         Panel { label, ink: None, pictures: shown.iter().map(draw).collect() }
     }
 
-    /// Frame `t` of the first view.
+    /// Frame `t` of the first row's first view.
     fn frame(&self, t: usize) -> RgbImage {
-        let size = self.recipe.size();
-        let bytes = size.area() * 3;
-        picture(size, self.batch.pixels(0)[t * bytes..(t + 1) * bytes].to_vec())
+        views::frame(self.batch, self.first, 0, t)
     }
 
     /// What each pass hides and predicts.
     fn passes(&self, shown: &[usize]) -> Vec<Panel> {
         let mut panels = Vec::new();
-        let tensors = self.tensors;
+        let tensors = &self.tensors;
         let policy = self.recipe.mask();
         let count = tensors.masked_count.first().map_or(0, |count| *count as usize);
         let mut passes = vec![Pass {
@@ -253,7 +310,11 @@ fn picture(size: Size, pixels: Vec<u8>) -> RgbImage {
 fn pale(picture: &RgbImage) -> RgbImage {
     let mut out = picture.clone();
     for pixel in out.pixels_mut() {
-        pixel.0 = pixel.0.map(|v| 214 + v / 8);
+        pixel.0 = pixel.0.map(paler);
     }
     out
+}
+
+const fn paler(value: u8) -> u8 {
+    214 + value / 8
 }

@@ -3,14 +3,12 @@
 use image::{Rgb, RgbImage};
 use tubelet_augment::HostTensors;
 use tubelet_augment::normalise::Normalise;
-use tubelet_augment::plan::{Geometry, SamplePlan};
+use tubelet_augment::plan::{Geometry, ViewPlan};
 use tubelet_core::layout::ViewLayout;
 use tubelet_core::{BatchRef, Rect, Size};
 
-use super::panels::HIDDEN;
-
 /// Colours of the views' regions on the original.
-const INKS: [[u8; 3]; 8] = [
+const INKS: [[u8; 3]; 16] = [
     [255, 64, 0],
     [0, 114, 255],
     [0, 160, 60],
@@ -19,41 +17,63 @@ const INKS: [[u8; 3]; 8] = [
     [0, 180, 190],
     [140, 90, 50],
     [110, 60, 220],
+    [255, 150, 150],
+    [120, 190, 255],
+    [150, 230, 90],
+    [255, 130, 255],
+    [255, 235, 60],
+    [150, 255, 230],
+    [120, 0, 30],
+    [0, 60, 90],
 ];
 
-/// Frame `t` of view `n`, its hidden tokens half grey.
-pub(super) fn frame(batch: BatchRef<'_>, n: usize, t: usize) -> RgbImage {
+/// Frame `t` of view `n` of a row.
+pub(super) fn frame(batch: BatchRef<'_>, row: usize, n: usize, t: usize) -> RgbImage {
     let layout = &batch.layout().views[n];
     let bytes = layout.size.area() * 3;
-    let pixels = batch.pixels(n)[t * bytes..(t + 1) * bytes].to_vec();
-    let mut out = RgbImage::from_raw(layout.size.width, layout.size.height, pixels)
-        .unwrap_or_else(|| RgbImage::new(layout.size.width, layout.size.height));
-    if let Some(mask) = batch.mask(n) {
-        grey_out(&mut out, layout, mask, t);
-    }
-    out
+    let pixels = &batch.pixels(n)[row * layout.pixels.row_bytes + t * bytes..][..bytes];
+    RgbImage::from_raw(layout.size.width, layout.size.height, pixels.to_vec())
+        .unwrap_or_else(|| RgbImage::new(layout.size.width, layout.size.height))
 }
 
-fn grey_out(out: &mut RgbImage, layout: &ViewLayout, mask: &[u8], t: usize) {
+/// The mask of view `n` of a row, one byte a token.
+pub(super) fn mask(batch: BatchRef<'_>, row: usize, n: usize) -> Option<&[u8]> {
+    let tokens = batch.layout().views[n].grid.len();
+    batch.mask(n).map(|mask| &mask[row * tokens..(row + 1) * tokens])
+}
+
+/// Changes the pixels of the tokens of frame `t` that `mask` hides, or of those it does not.
+pub(super) fn change(
+    out: &mut RgbImage,
+    layout: &ViewLayout,
+    (mask, hidden): (&[u8], bool),
+    t: usize,
+    to: fn(u8) -> u8,
+) {
     let grid = layout.grid;
     let slot = t as u32 * grid.t / layout.frames;
     let (height, width) = (layout.size.height / grid.h, layout.size.width / grid.w);
     for (x, y, pixel) in out.enumerate_pixels_mut() {
         let token = ((slot * grid.h + y / height) * grid.w + x / width) as usize;
-        if mask[token] & 1 == 1 {
-            pixel.0 = pixel.0.map(|v| (u16::from(v) / 4 + u16::from(HIDDEN) * 3 / 4) as u8);
+        if (mask[token] & 1 == 1) == hidden {
+            pixel.0 = pixel.0.map(to);
         }
     }
 }
 
-/// Frame `t` of the first row's floats as the trainer gets them, back in grey levels.
-pub(super) fn float_frame(tensors: &HostTensors, normalise: Normalise, t: usize) -> RgbImage {
+/// Frame `t` of a row's floats as the trainer gets them, back in grey levels.
+pub(super) fn float_frame(
+    tensors: &HostTensors,
+    row: usize,
+    normalise: Normalise,
+    t: usize,
+) -> RgbImage {
     let (width, height) = (tensors.width, tensors.height);
     let area = width * height;
     RgbImage::from_fn(width as u32, height as u32, |x, y| {
         let at = y as usize * width + x as usize;
         let level = |c: usize| {
-            let value = tensors.pixels[(c * tensors.frames + t) * area + at];
+            let value = tensors.pixels[((row * 3 + c) * tensors.frames + t) * area + at];
             ((value * normalise.std[c] + normalise.mean[c]) * 255.0).round().clamp(0.0, 255.0) as u8
         };
         Rgb([level(0), level(1), level(2)])
@@ -61,9 +81,12 @@ pub(super) fn float_frame(tensors: &HostTensors, normalise: Normalise, t: usize)
 }
 
 /// The different regions of the views in pixels of the source, and which of them each view has.
-pub(super) fn regions(plan: &SamplePlan, source: Size) -> (Vec<Rect>, Vec<usize>) {
+pub(super) fn regions<'a>(
+    views: impl IntoIterator<Item = &'a ViewPlan>,
+    source: Size,
+) -> (Vec<Rect>, Vec<usize>) {
     let (mut all, mut of): (Vec<Rect>, Vec<usize>) = (Vec::new(), Vec::new());
-    for view in &plan.views {
+    for view in views {
         let region = match view.geometry {
             Geometry::CropThenResize { region } => region,
             Geometry::ResizeThenCrop { resized, region } => scaled(region, resized, source),

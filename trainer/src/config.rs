@@ -1,7 +1,7 @@
 //! The trainer's tables of a recipe, and the model they describe.
 
 use serde::Deserialize;
-use tubelet_augment::{Recipe, RecipeFile, Stage};
+use tubelet_augment::{MaskPolicy, Method, Recipe, RecipeFile, Stage};
 
 use crate::error::TrainError;
 use crate::model::{
@@ -23,6 +23,30 @@ pub enum Family {
     SlowfastMae,
     /// MaskFeat for pictures.
     Maskfeat,
+}
+
+impl Family {
+    /// Its name in a recipe.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Mae => "mae",
+            Self::Videomae => "videomae",
+            Self::MaeSt => "mae-st",
+            Self::SlowfastMae => "slowfast-mae",
+            Self::Maskfeat => "maskfeat",
+        }
+    }
+
+    /// Whether it is a network of `method`.
+    const fn trains(self, method: Method) -> bool {
+        matches!(
+            (self, method),
+            (Self::Mae, Method::Mae)
+                | (Self::Videomae, Method::Videomae)
+                | (Self::MaeSt | Self::SlowfastMae, Method::MaeSt)
+                | (Self::Maskfeat, Method::Maskfeat)
+        )
+    }
 }
 
 /// The `[model]` table.
@@ -168,6 +192,10 @@ impl ModelConfig {
             file.model.clone().try_into().map_err(|e: toml::de::Error| {
                 TrainError::recipe("model", e.message().to_owned())
             })?;
+        if !config.family.trains(file.method) {
+            let what = format!("{}: no network of it trains {}", file.method, config.family.name());
+            return Err(TrainError::recipe("method", what));
+        }
         config.encoder().check("model")?;
         if config.family != Family::Maskfeat {
             config.decoder().check("model.decoder_*")?;
@@ -223,6 +251,9 @@ impl ModelConfig {
         target_dim: usize,
     ) -> Result<Pretraining, TrainError> {
         let (geometry, mlp_ratio) = (self.geometry(recipe)?, self.mlp_ratio);
+        if self.family != Family::Maskfeat {
+            check_counts(recipe.mask(), self.family)?;
+        }
         let (encoder, decoder) = (self.encoder(), self.decoder());
         Ok(match self.family {
             Family::Mae => {
@@ -281,6 +312,43 @@ impl ModelConfig {
             dropout: train.dropout,
         })
     }
+}
+
+/// Refuses masks under which an encoder of visible tokens would get rows of several lengths.
+fn check_counts(mask: &MaskPolicy, family: Family) -> Result<(), TrainError> {
+    if mask.is_exact() && mask.reconstructs() && mask.passes() == 0 {
+        return Ok(());
+    }
+    let what = format!(
+        "the encoder of {} sees the visible tokens alone, as many in every row, in one pass: random, \
+         tube, frame, grid or block-exact",
+        family.name()
+    );
+    Err(TrainError::recipe("pretrain.mask.policy", what))
+}
+
+/// Checks the trainer's tables of `file`, where it has a network: `[model]` and the `train` table of
+/// every stage it has.
+///
+/// # Errors
+/// As [`ModelConfig::read`], [`TrainConfig::read`], and where recipe and network do not fit.
+pub fn check(file: &RecipeFile) -> Result<(), TrainError> {
+    if file.model.is_empty() {
+        return Ok(());
+    }
+    let model = ModelConfig::read(file)?;
+    for stage in file.stages() {
+        if stage != Stage::Eval {
+            TrainConfig::read(file, stage)?;
+        }
+    }
+    if file.pretrain.is_some() && model.family != Family::Maskfeat {
+        let recipe = file
+            .stage(Stage::Pretrain)
+            .map_err(|e| TrainError::recipe("pretrain", e.to_string()))?;
+        check_counts(recipe.mask(), model.family)?;
+    }
+    Ok(())
 }
 
 /// Refuses a recipe that describes data alone.
@@ -386,7 +454,10 @@ mod tests {
                     TrainConfig::read(&file, Stage::Pretrain).err(),
                 ] {
                     let error = error.expect("no network").to_string();
-                    assert!(error.contains(&file.method) && error.contains("preview"), "{error}");
+                    assert!(
+                        error.contains(file.method.name()) && error.contains("preview"),
+                        "{error}"
+                    );
                 }
                 continue;
             }

@@ -101,6 +101,9 @@ pub enum MaskFile {
         /// Rectangles tried before a block is given up.
         #[serde(default = "block_tries")]
         tries: u32,
+        /// First epoch that masks; nothing is hidden before it (Swin: 50).
+        #[serde(default, skip_serializing_if = "is_first")]
+        pred_start_epoch: u32,
     },
     /// Boxes in space and time over units: MaskFeat on videos. Counts are ragged.
     Cube {
@@ -163,6 +166,11 @@ pub enum MaskFile {
         #[serde(default = "mvm_p")]
         p: f64,
     },
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_first(epoch: &u32) -> bool {
+    *epoch == 0
 }
 
 /// How a ratio becomes a count.

@@ -22,6 +22,8 @@ pub struct IbotSpec {
     pub aspect: [f64; 2],
     /// Rectangles tried for each block.
     pub tries: u32,
+    /// First epoch that masks; nothing is hidden before it.
+    pub from_epoch: u32,
 }
 
 /// Smallest block of a grid: (⌊min(h, w)/3⌋)².
@@ -59,7 +61,7 @@ mod tests {
 
     fn published(shape: IbotShape) -> IbotSpec {
         let ratios = vec![[0.0, 0.0], [0.3, 0.2]];
-        IbotSpec { ratios, shape, min: 16, aspect: ASPECT, tries: TRIES }
+        IbotSpec { ratios, shape, min: 16, aspect: ASPECT, tries: TRIES, from_epoch: 0 }
     }
 
     #[test]

@@ -28,7 +28,8 @@ pub struct GroupSpec {
     pub context: u32,
 }
 
-/// Redraws before one token is uncovered instead; a recipe that could need them is refused.
+/// Redraws before one token is uncovered instead. Groups half of whose trial draws leave nothing
+/// visible are refused with their recipe, so that two draws do on average and this many never happen.
 const REDRAWS: u32 = 10_000;
 
 /// The first group is the mask, every other one a further pass.
@@ -41,18 +42,24 @@ pub fn multi_block(grid: PatchGrid, groups: &[GroupSpec], rng: &mut SampleRng) -
 
 fn draw_group(grid: PatchGrid, group: &GroupSpec, rng: &mut SampleRng) -> Vec<bool> {
     for _ in 0..REDRAWS {
-        let size = block_size(grid, group, [rng.unit(), rng.unit(), rng.unit()]);
-        let mut hidden = vec![false; grid.len()];
-        for _ in 0..group.blocks {
-            hide_block(grid, size, &mut hidden, rng);
-        }
-        hidden[group.context as usize * grid.plane()..].fill(true);
-        if hidden.iter().any(|h| !h) {
+        let hidden = draw_once(grid, group, rng);
+        if hidden.contains(&false) {
             return hidden;
         }
     }
     let mut hidden = vec![true; grid.len()];
     hidden[rng.below(grid.len() as u32) as usize] = false;
+    hidden
+}
+
+/// One draw, which may hide everything.
+pub(crate) fn draw_once(grid: PatchGrid, group: &GroupSpec, rng: &mut SampleRng) -> Vec<bool> {
+    let size = block_size(grid, group, [rng.unit(), rng.unit(), rng.unit()]);
+    let mut hidden = vec![false; grid.len()];
+    for _ in 0..group.blocks {
+        hide_block(grid, size, &mut hidden, rng);
+    }
+    hidden[group.context as usize * grid.plane()..].fill(true);
     hidden
 }
 

@@ -14,10 +14,23 @@ pub fn bernoulli(grid: PatchGrid, p: f64, rng: &mut SampleRng) -> Mask {
 /// Hides the union of `cuboids` boxes (mode `bm`; the reference draws one for each frame). A side is
 /// uniform from 1 to [`longest`].
 pub fn cuboids(grid: PatchGrid, cuboids: u32, rng: &mut SampleRng) -> Mask {
-    let most = longest(grid);
+    cuboids_of(grid, cuboids, longest(grid).map(|side| [1, side]), rng)
+}
+
+/// Hides the union of `cuboids` boxes whose sides are uniform between those of `sides` (time slots,
+/// rows, columns; shortest and longest, both possible).
+///
+/// # Panics
+/// When a longest side is longer than the grid's or shorter than the shortest.
+pub fn cuboids_of(
+    grid: PatchGrid,
+    cuboids: u32,
+    sides: [[u32; 2]; 3],
+    rng: &mut SampleRng,
+) -> Mask {
     let mut masked = vec![false; grid.len()];
     for _ in 0..cuboids {
-        let [t, h, w] = most.map(|side| 1 + rng.below(side));
+        let [t, h, w] = sides.map(|[least, most]| least + rng.below(most - least + 1));
         let front = rng.below(grid.t - t + 1);
         let top = rng.below(grid.h - h + 1);
         let left = rng.below(grid.w - w + 1);
@@ -146,6 +159,16 @@ mod tests {
             let mask = cuboids(GRID, 1, &mut rng(sample));
             let slots = mask.as_slice().chunks(49).filter(|s| s.contains(&true)).count();
             assert!((1..=3).contains(&slots) && mask.masked_count() <= 27);
+        }
+    }
+
+    #[test]
+    fn cuboids_have_the_sides_they_are_given() {
+        for sample in 0..50 {
+            let mask = cuboids_of(GRID, 1, [[4, 4], [2, 3], [5, 5]], &mut rng(sample));
+            assert!([4 * 2 * 5, 4 * 3 * 5].contains(&mask.masked_count()));
+            let published = cuboids_of(GRID, 4, [[1, 3]; 3], &mut rng(sample));
+            assert_eq!(published, cuboids(GRID, 4, &mut rng(sample)));
         }
     }
 

@@ -1,5 +1,7 @@
 //! Views, colours and erasing in plans.
 
+mod independence;
+
 use tubelet_core::{BatchRef, Heap, HostMemory, SampleId};
 
 use super::*;
@@ -18,6 +20,10 @@ fn key(sample: u64) -> SampleKey {
 
 fn photo() -> MediaInfo {
     MediaInfo::picture(Size::new(120, 90), "mjpeg")
+}
+
+fn video() -> MediaInfo {
+    MediaInfo { frames: 300, fps: 30.0, ..MediaInfo::picture(Size::new(120, 90), "h264") }
 }
 
 /// BEiT's pair: one region, mirrored alike, two sizes.
@@ -53,8 +59,44 @@ fn clips_begin_on_references_where_their_step_allows() {
         moved += u32::from(before != after);
         assert_eq!(frames(&spaced(4), 6, sample), frames(&plain, 6, sample));
         assert_eq!(frames(&spaced(1), 4, sample), before);
+        let exact = recipe("videomae-vit-b-k400", Stage::Pretrain, &["pretrain.exact_start=true"]);
+        let plan = exact.plan(key(sample), &spaced(4)).expect("has frames");
+        assert_eq!(plan.views[0].frames, before);
     }
     assert!(moved > 20, "{moved}");
+}
+
+#[test]
+fn repeats_share_their_frames_where_the_recipe_says_so() {
+    let info =
+        MediaInfo { frames: 300, fps: 30.0, ..MediaInfo::picture(Size::new(340, 256), "h264") };
+    let plans = |set: &str| {
+        let recipe = recipe("videomae-vit-b-k400", Stage::Finetune, &[set]);
+        [0, 1].map(|repeat| recipe.plan(SampleKey { repeat, ..key(3) }, &info).expect("has frames"))
+    };
+    let [first, second] = plans("finetune.share_frames=true");
+    assert_eq!(first.views[0].frames, second.views[0].frames);
+    assert_ne!(first.views[0].geometry, second.views[0].geometry);
+    let [own, other] = plans("finetune.share_frames=false");
+    assert_eq!(own, first);
+    assert_ne!(own.views[0].frames, other.views[0].frames);
+}
+
+#[test]
+fn whole_frames_are_warped_and_short_sides_cropped_anywhere() {
+    let geometry = |crop: &str| {
+        let recipe = recipe("mae-vit-b", Stage::Pretrain, &[crop]);
+        recipe.plan(key(1), &photo()).expect("has a frame").views[0].geometry
+    };
+    let whole = Rect::full(photo().size);
+    assert_eq!(
+        geometry("pretrain.crop={rule=\"warp\", size=64}"),
+        Geometry::CropThenResize { region: whole }
+    );
+    let random = geometry("pretrain.crop={rule=\"random\", size=64, resize=72}");
+    let Geometry::ResizeThenCrop { resized, region } = random else { panic!("{random:?}") };
+    assert_eq!(resized, Size::new(96, 72));
+    assert!(region.fits(resized) && region.size() == Size::square(64));
 }
 
 /// Whatever is drawn: a crop at a level holds at least the output's pixels and lies where the crop
@@ -142,36 +184,56 @@ fn further_views_do_not_move_the_first() {
 /// Same key, same bytes; another sample's plan or a buffer's past changes nothing.
 #[test]
 fn rendering_is_a_function_of_the_key() {
-    let set = [
-        MULTI_CROP,
-        r#"pretrain.augment={randaugment="rand-m9-n4-mstd0.5-inc1", blur={probability=1.0}}"#,
-    ];
+    let colors =
+        r#"augment={randaugment="rand-m9-n4-mstd0.5-inc1", blur={probability=1.0}, place="#;
     for place in ["source", "cropped"] {
-        let place = format!("pretrain.augment.place=\"{place}\"");
-        let recipe = recipe("mae-tiny", Stage::Pretrain, &[set[0], set[1], &place]);
-        let mut scratch = Scratch::default();
-        let once = render(&recipe, 7, &mut Scratch::default());
-        let other = render(&recipe, 8, &mut scratch);
-        assert_eq!(once, render(&recipe, 7, &mut scratch));
-        assert_ne!(once, other);
+        let set = |stage: &str, more: &str| format!("{stage}.{colors}\"{place}\"{more}}}");
+        let photos = recipe("mae-tiny", Stage::Pretrain, &[MULTI_CROP, &set("pretrain", "")]);
+        is_a_function_of_the_key(&photos, &photo());
+        let (crop, mask) = (small_clips("pretrain"), "pretrain.mask.ratio=0.5");
+        let hidden = [crop.as_str(), mask, &set("pretrain", "")];
+        is_a_function_of_the_key(&recipe("mae-st-vit-l", Stage::Pretrain, &hidden), &video());
+        let erase = ", erase={probability=1.0, mode=\"pixel\"}";
+        let erased = [small_clips("finetune"), set("finetune", erase)];
+        let erased = [erased[0].as_str(), &erased[1]];
+        is_a_function_of_the_key(&recipe("mae-st-vit-l", Stage::Finetune, &erased), &video());
     }
 }
 
-/// All bytes of one row.
-fn render(recipe: &Recipe, sample: u64, scratch: &mut Scratch) -> Vec<u8> {
+/// A crop of few pixels for a video recipe's stage.
+fn small_clips(stage: &str) -> String {
+    format!("{stage}.crop={{rule=\"random-resized\", size=32, scale=[0.2, 1.0]}}")
+}
+
+fn is_a_function_of_the_key(recipe: &Recipe, info: &MediaInfo) {
+    let mut scratch = Scratch::default();
+    let once = render(recipe, info, 7, &mut Scratch::default());
+    let other = render(recipe, info, 8, &mut scratch);
+    assert_eq!(once, render(recipe, info, 7, &mut scratch));
+    assert_ne!(once, other);
+}
+
+/// All bytes of one row: pixels, masks, boxes.
+fn render(recipe: &Recipe, info: &MediaInfo, sample: u64, scratch: &mut Scratch) -> Vec<u8> {
+    let plan = recipe.plan(key(sample), info).expect("has frames");
     let mut clip = Clip::new();
-    clip.reset(photo().size, &[0]);
-    for (i, byte) in clip.nth_mut(0).iter_mut().enumerate() {
-        *byte = (i * i / 7 % 251) as u8;
+    let frames = plan.frames();
+    clip.reset(info.size, &frames);
+    for (n, frame) in frames.iter().enumerate() {
+        for (i, byte) in clip.nth_mut(n).iter_mut().enumerate() {
+            *byte = ((i * i / 7 + *frame as usize * 13) % 251) as u8;
+        }
     }
     let layout = recipe.layout_of(0, 1);
     let memory = Heap.allocate(layout.bytes).expect("small");
     // SAFETY: the buffer has the layout's bytes, the layout one row, and nothing else refers to it.
     let mut row = unsafe { RowMut::from_raw(&layout, memory.as_ptr(), 0) };
-    let plan = recipe.plan(key(sample), &photo()).expect("has a frame");
-    recipe.render(&plan, &clip, scratch, &mut row).expect("has the frame");
+    recipe.render(&plan, &clip, scratch, &mut row).expect("has the frames");
     let batch = BatchRef::new(&layout, memory.as_slice(), 1);
-    (0..layout.views.len()).flat_map(|view| batch.pixels(view).to_vec()).collect()
+    let view = |view| [batch.pixels(view), batch.mask(view).unwrap_or_default()].concat();
+    let mut bytes: Vec<u8> = (0..layout.views.len()).flat_map(view).collect();
+    bytes.extend(batch.erase().unwrap_or_default().iter().flat_map(|word| word.to_ne_bytes()));
+    bytes
 }
 
 #[test]
@@ -202,47 +264,4 @@ fn colours_of_the_whole_frame_need_all_of_it() {
     };
     assert!(region("cropped").is_some());
     assert_eq!(region("source"), None);
-}
-
-/// Streams of different purposes are independent: the correlation of any two stays within four
-/// standard errors, 1/√n.
-#[test]
-fn purposes_are_independent() {
-    let set = r#"pretrain.augment={blur={probability=1.0}}"#;
-    let recipe = recipe("mae-tiny", Stage::Pretrain, &[set, MULTI_CROP]);
-    let samples = 10_000;
-    let mut columns: Vec<Vec<f64>> = vec![Vec::new(); 6];
-    for sample in 0..samples {
-        let plan = recipe.plan(key(sample), &photo()).expect("has a frame");
-        let width = |n: usize| match plan.views[n].geometry {
-            Geometry::CropThenResize { region } => f64::from(region.width),
-            Geometry::ResizeThenCrop { .. } => f64::NAN,
-        };
-        let blur = match plan.views[0].colors.as_ref().map(|c| c.ops[0]) {
-            Some(ColorOp::GaussianBlur(sigma)) => sigma,
-            other => panic!("{other:?}"),
-        };
-        let hidden = |n: usize| {
-            let mask = plan.views[n].mask.as_ref().expect("masked");
-            f64::from(u8::from(mask.as_slice()[9]))
-        };
-        let flip = f64::from(u8::from(plan.views[0].flip));
-        let values = [width(0), width(1), flip, blur, hidden(0), hidden(1)];
-        columns.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
-    }
-    for a in 0..columns.len() {
-        for b in 0..a {
-            let r = correlation(&columns[a], &columns[b]);
-            assert!(r.abs() < 4.0 / (samples as f64).sqrt(), "{a} {b}: {r}");
-        }
-    }
-}
-
-fn correlation(a: &[f64], b: &[f64]) -> f64 {
-    let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
-    let (ma, mb) = (mean(a), mean(b));
-    let product = |x: &[f64], mx: f64, y: &[f64], my: f64| {
-        x.iter().zip(y).map(|(x, y)| (x - mx) * (y - my)).sum::<f64>()
-    };
-    product(a, ma, b, mb) / (product(a, ma, a, ma) * product(b, mb, b, mb)).sqrt()
 }

@@ -22,6 +22,9 @@ pub struct MaskProblem {
     pub valid: String,
 }
 
+/// Most rectangles tried for one block.
+const MAX_TRIES: u32 = 10_000;
+
 /// Masks drawn at load to see whether a rule can work at all on a grid.
 const TRIAL_DRAWS: u64 = 64;
 
@@ -157,7 +160,10 @@ impl Site {
     }
 
     fn tries(&self, tries: u32) -> Result<u32, MaskProblem> {
-        if tries > 0 { Ok(tries) } else { Err(problem("tries", tries, "at least 1")) }
+        if (1..=MAX_TRIES).contains(&tries) {
+            return Ok(tries);
+        }
+        Err(problem("tries", tries, format!("1 to {MAX_TRIES}")))
     }
 
     /// Areas of rectangles, smallest and largest, of at most `most`.
@@ -251,7 +257,8 @@ impl Site {
     }
 
     fn ibot(&self, file: &MaskFile) -> Result<MaskPolicy, MaskProblem> {
-        let MaskFile::Ibot { ratio, variance, shape, min, aspect, tries } = file else {
+        let MaskFile::Ibot { ratio, variance, shape, min, aspect, tries, pred_start_epoch } = file
+        else {
             return Err(problem("policy", file, "ibot"));
         };
         if ratio.is_empty() || ratio.len() != variance.len() {
@@ -273,6 +280,7 @@ impl Site {
             min: min.map_or_else(|| mask::ibot::smallest_block(self.grid), |m| m as usize),
             aspect: self.aspect(*aspect)?,
             tries: self.tries(*tries)?,
+            from_epoch: *pred_start_epoch,
         };
         let valid = match shape {
             IbotShape::Block => "rectangles must fit strictly inside the plane; none did",
@@ -308,14 +316,31 @@ impl Site {
             let valid = format!("1 to {} groups", MAX_PASSES + 1);
             return Err(problem("groups", groups.len(), valid));
         }
-        let checked = groups.iter().map(|group| self.group(group)).collect::<Result<_, _>>()?;
+        let checked: Vec<GroupSpec> =
+            groups.iter().map(|group| self.group(group)).collect::<Result<_, _>>()?;
+        for spec in &checked {
+            let good = |sample: &u64| {
+                let mut rng = SampleRng::new(0, 0, *sample, 0, Draw::Mask);
+                multi_block::draw_once(self.grid, spec, &mut rng).contains(&false)
+            };
+            let good = (0..TRIAL_DRAWS).filter(good).count() as u64;
+            if good < TRIAL_DRAWS / 2 {
+                let valid = format!(
+                    "blocks of {:?} of the plane leave a token visible in {good} of {TRIAL_DRAWS} \
+                     draws on grid {}; fewer or smaller ones",
+                    spec.scale, self.grid
+                );
+                return Err(problem("groups.blocks", spec.blocks, valid));
+            }
+        }
         Ok(MaskPolicy::MultiBlock(checked))
     }
 
     fn group(&self, group: &BlockGroup) -> Result<GroupSpec, MaskProblem> {
         let share = |[low, high]: [f64; 2]| low > 0.0 && low <= high && high <= 1.0;
-        if group.blocks == 0 {
-            return Err(problem("groups.blocks", group.blocks, "at least 1"));
+        if group.blocks == 0 || group.blocks as usize > self.grid.len() {
+            let valid = format!("1 to the {} tokens of the grid", self.grid.len());
+            return Err(problem("groups.blocks", group.blocks, valid));
         }
         for (key, range) in [("groups.scale", group.scale), ("groups.time", group.time)] {
             if !share(range) {
@@ -349,8 +374,8 @@ impl Site {
 
     fn running_cell(&self, ratio: f64, decoder: f64) -> Result<MaskPolicy, MaskProblem> {
         let hidden = running_cell::hidden_of_cell(self.share("decoder", decoder)?);
-        if hidden == 0 {
-            return Err(problem("decoder", decoder, "at least 0.25: one of a cell's four tokens"));
+        if hidden == 0 || hidden as f64 != running_cell::CELL as f64 * decoder {
+            return Err(problem("decoder", decoder, "0.25, 0.5 or 0.75 of a cell's four tokens"));
         }
         if self.grid.h % 2 != 0 || self.grid.w % 2 != 0 {
             let valid = format!("cells of 2x2 tokens do not fill grid {}", self.grid);

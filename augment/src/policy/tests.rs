@@ -1,5 +1,7 @@
 //! What holds for every family.
 
+mod statistics;
+
 use proptest::prelude::*;
 use tubelet_core::{Draw, Mask, PatchGrid, PatchSize, SampleRng};
 
@@ -195,50 +197,6 @@ fn no_token_is_preferred() {
     }
 }
 
-/// How often each token and each pair of the first token with another is hidden in a pass, over
-/// 100,000 draws, for the families whose rule gives the probabilities: within four standard errors.
-#[test]
-fn probabilities_are_those_of_the_rules() {
-    // Tokens, hidden, and of each further pass hidden; pairs of hidden tokens are without preference.
-    let grid = PatchGrid::new(1, 4, 4);
-    let families: [(&str, f64, &[f64]); 4] = [
-        ("policy = \"multi-fold\"\nratio = 0.75\nfolds = 3", 12.0, &[12.0; 3]),
-        ("policy = \"halves\"", 8.0, &[8.0]),
-        ("policy = \"drop-token\"", 8.0, &[]),
-        ("policy = \"random\"\nratio = 0.6\ncount = \"masked-ceil\"", 10.0, &[]),
-    ];
-    let draws = 100_000u64;
-    for (text, hidden, passes) in families {
-        let policy = policy(text, grid);
-        let mut counts = vec![[[0u32; 2]; 16]; 1 + passes.len()];
-        for n in 0..draws {
-            let mask = draw(&policy, grid, 21, n);
-            let others = mask.passes().iter().map(AsRef::as_ref);
-            for (counts, pass) in counts.iter_mut().zip([mask.as_slice()].into_iter().chain(others))
-            {
-                for (count, hidden) in counts.iter_mut().zip(pass) {
-                    count[0] += u32::from(*hidden);
-                    count[1] += u32::from(*hidden && pass[0]);
-                }
-            }
-        }
-        for (counts, hidden) in
-            counts.iter().zip([hidden].into_iter().chain(passes.iter().copied()))
-        {
-            let one = hidden / 16.0;
-            let both = one * (hidden - 1.0) / 15.0;
-            for (token, [alone, paired]) in counts.iter().enumerate() {
-                let near = |count: u32, p: f64| {
-                    let sigma = (draws as f64 * p * (1.0 - p)).sqrt();
-                    (f64::from(count) - draws as f64 * p).abs() < 4.0 * sigma
-                };
-                assert!(near(*alone, one), "{text}: token {token} hidden {alone} times");
-                assert!(token == 0 || near(*paired, both), "{text}: 0 and {token} {paired} times");
-            }
-        }
-    }
-}
-
 /// The place of a running cell's pattern is uniform, and independent of the encoder's tube.
 #[test]
 fn running_cells_start_anywhere() {
@@ -271,7 +229,8 @@ fn what_cannot_work_is_named() {
         ("policy = \"block\"\ncount = 196", image, "count", "1 to 195"),
         ("policy = \"block\"\nratio = 0.4\nmin = 50\nmax = 20", image, "max", "min = 50"),
         ("policy = \"block\"\nratio = 0.4\naspect = [2.0, 1.0]", image, "aspect", "smallest"),
-        ("policy = \"block\"\nratio = 0.4\ntries = 0", image, "tries", "at least 1"),
+        ("policy = \"block\"\nratio = 0.4\ntries = 0", image, "tries", "1 to 10000"),
+        ("policy = \"block\"\nratio = 0.4\ntries = 4000000000", image, "tries", "1 to 10000"),
         ("policy = \"block\"\ncount = 3\nmin = 3", PatchGrid::new(1, 2, 2), "min", "grid 1x2x2"),
         ("policy = \"block-exact\"\nratio = 0.5\nblocks = 120", image, "blocks", "98 hidden"),
         (
@@ -300,7 +259,20 @@ fn what_cannot_work_is_named() {
             "groups.scale",
             "less than one token",
         ),
+        (
+            "policy = \"multi-block\"\ngroups = [{ blocks = 60, scale = [0.7, 0.7] }]",
+            VIDEO,
+            "groups.blocks",
+            "fewer or smaller",
+        ),
+        (
+            "policy = \"multi-block\"\ngroups = [{ blocks = 200000000, scale = [0.15, 0.15] }]",
+            VIDEO,
+            "groups.blocks",
+            "1 to the 1568 tokens",
+        ),
         ("policy = \"running-cell\"\nratio = 0.9\ndecoder = 0.2", VIDEO, "decoder", "0.25"),
+        ("policy = \"running-cell\"\nratio = 0.9\ndecoder = 0.6", VIDEO, "decoder", "0.25, 0.5"),
         ("policy = \"running-cell\"\nratio = 0.9", PatchGrid::new(8, 7, 7), "policy", "2x2"),
         ("policy = \"drop-token\"\nkeep = 0.001", image, "keep", "no token"),
         ("policy = \"mvm\"\nmodes = [\"attended\"]", VIDEO, "modes", "scores"),
@@ -317,4 +289,17 @@ fn what_cannot_work_is_named() {
     }
     assert!(toml::from_str::<MaskFile>("policy = \"tubes\"\nratio = 0.9").is_err());
     assert!(toml::from_str::<MaskFile>("policy = \"tube\"\nratio = 0.9\nratios = 1").is_err());
+}
+
+#[test]
+fn nothing_is_hidden_before_the_first_epoch_that_masks() {
+    let text = "policy = \"ibot\"\nratio = [0.3]\nvariance = [0.0]\npred_start_epoch = 50";
+    let grid = PatchGrid::new(1, 14, 14);
+    let policy = MaskPolicy::resolve(&file(text), grid, PATCH).expect("valid");
+    let hidden = |epoch| {
+        let mut rng = SampleRng::new(1, epoch, 7, 0, Draw::Mask);
+        policy.draw_in(epoch, grid, &mut rng).expect("a mask").masked_count()
+    };
+    assert_eq!((hidden(0), hidden(49)), (0, 0));
+    assert!(hidden(50) > 0 && hidden(800) > 0);
 }

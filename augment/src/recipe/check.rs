@@ -44,6 +44,8 @@ impl Checker<'_> {
             batch_size: rows,
             repeats,
             clip,
+            share_frames: self.table.share_frames,
+            exact_start: self.table.exact_start,
             crops: self.table.crop.crops(),
             pixels: self.pixels(std::iter::once(&first).chain(&others))?,
             others,
@@ -270,6 +272,12 @@ impl Checker<'_> {
         if self.table.pyramid && self.file.media == Media::Video {
             return Err(self.error("pyramid", true, "videos have no smaller encodings"));
         }
+        if self.table.share_frames && (self.file.media == Media::Image || self.table.repeats < 2) {
+            return Err(self.error("share_frames", true, "for videos with repeats of at least 2"));
+        }
+        if self.table.exact_start && self.file.media == Media::Image {
+            return Err(self.error("exact_start", true, "for videos"));
+        }
         if !(0.0..=1.0).contains(&self.table.flip) {
             return Err(self.error("flip", self.table.flip, "must be a probability, 0 to 1"));
         }
@@ -284,23 +292,39 @@ impl Checker<'_> {
             (Media::Image, Some(clip)) => {
                 Err(self.error("clip", clip, "an image recipe has no clip rule"))
             }
-            (_, Some(clip)) if clip.frames() == 0 || clip.clips() == 0 => {
-                Err(self.error("clip", clip, "frames and clips must be at least 1"))
+            (_, Some(clip)) => {
+                clip.check().map_err(|wrong| self.wrong(wrong))?;
+                if clip.clips() > 1 && self.stage != Stage::Eval {
+                    return Err(self.error("clip", clip, "several fixed clips are for eval"));
+                }
+                Ok(Some(clip))
             }
-            (_, Some(clip)) if clip.clips() > 1 && self.stage != Stage::Eval => {
-                Err(self.error("clip", clip, "several fixed clips are for eval"))
-            }
-            (_, clip) => Ok(clip),
+            (_, None) => Ok(None),
         }
     }
 
     fn patch(&self, frames: u32) -> Result<PatchSize, RecipeError> {
         let [t, h, w] = self.file.patch;
         let Size { width, height } = self.out();
-        let fits = t > 0 && h > 0 && w > 0 && frames % t == 0 && height % h == 0 && width % w == 0;
-        if !fits || width == 0 || height == 0 {
-            let valid = format!("must divide the {frames} frames of {height}x{width} pixels");
-            return Err(self.error("crop.size and patch", [t, h, w], valid));
+        if t == 0 || h == 0 || w == 0 {
+            return Err(self.error("patch", [t, h, w], "at least 1 in each axis"));
+        }
+        let sides = [
+            ("clip.frames", frames, t, "frames"),
+            ("crop.size", height, h, "rows"),
+            ("crop.size", width, w, "columns"),
+        ];
+        for (key, side, patch, what) in sides {
+            if side == 0 || side % patch > 0 {
+                let below = side / patch * patch;
+                let near = match below {
+                    0 => format!("{patch}"),
+                    below => format!("{below} or {}", below.saturating_add(patch)),
+                };
+                let valid =
+                    format!("not a multiple of the patch's {patch} {what}: {near} would be");
+                return Err(self.error(key, side, valid));
+            }
         }
         Ok(PatchSize { t, h, w })
     }
@@ -339,7 +363,9 @@ impl Checker<'_> {
                 Err(self.error("batch_size", rows, valid))
             }
             (None, Some(budget)) => self.rows_of_budget(budget, grid, each),
-            (Some(0), None) => Err(self.error("batch_size", 0, "must be at least 1")),
+            (Some(rows), None) if !(1..=MAX_ROWS).contains(&rows) => {
+                Err(self.error("batch_size", rows, format!("1 to {MAX_ROWS}")))
+            }
             (Some(rows), None) if rows % each != 0 => {
                 let valid =
                     format!("batch_size {rows} must be a multiple of the rows of one sample");
@@ -363,7 +389,11 @@ impl Checker<'_> {
         let unit = lcm(lcm(u64::from(multiple), u64::from(each)), u64::from(group.max(1)));
         let rows = u64::from(budget) / grid.len() as u64 / unit * unit;
         match u32::try_from(rows) {
-            Ok(rows) if rows > 0 => Ok(rows),
+            Ok(rows) if (1..=MAX_ROWS).contains(&rows) => Ok(rows),
+            Ok(MAX_ROWS..) | Err(_) => {
+                let valid = format!("makes {rows} rows, more than {MAX_ROWS}");
+                Err(self.error("token_budget", budget, valid))
+            }
             _ => {
                 let least = unit * grid.len() as u64;
                 let valid = format!(
@@ -420,6 +450,9 @@ impl Checker<'_> {
         target.check(patch, frames, self.out()).map_err(|wrong| self.wrong(wrong))
     }
 }
+
+/// Most rows of a batch.
+const MAX_ROWS: u32 = 1 << 20;
 
 /// The least common multiple of two numbers above 0.
 fn lcm(a: u64, b: u64) -> u64 {

@@ -19,6 +19,10 @@ pub struct Recipe {
     pub(super) batch_size: u32,
     pub(super) repeats: u16,
     pub(crate) clip: Option<ClipRule>,
+    /// The rows of a sample have the same frames.
+    pub(crate) share_frames: bool,
+    /// Clips start where they are drawn, not at the reference before.
+    pub(crate) exact_start: bool,
     /// Crops of a frame in evaluation.
     pub(crate) crops: u32,
     pub(super) first: ViewSpec,

@@ -65,6 +65,18 @@ pub enum CropRule {
         #[serde(default)]
         inverse: bool,
     },
+    /// Shorter side to `resize`, then a random `size`²: torchvision's `Resize` and `RandomCrop`.
+    Random {
+        /// Side of the result.
+        size: u32,
+        /// Shorter side before the crop.
+        resize: u32,
+    },
+    /// The whole frame resized to `size`², whatever its aspect: ConvNeXt V2's evaluation from 384 on.
+    Warp {
+        /// Side of the result.
+        size: u32,
+    },
     /// Shorter side to `resize`, then the middle `size`².
     Center {
         /// Side of the result.
@@ -113,6 +125,8 @@ impl CropRule {
             | Self::MultiScale { size, .. }
             | Self::Largest { size, .. }
             | Self::ShortSideJitter { size, .. }
+            | Self::Random { size, .. }
+            | Self::Warp { size }
             | Self::Center { size, .. }
             | Self::Along { size, .. }
             | Self::AlongSlowfast { size, .. } => *size,
@@ -167,13 +181,13 @@ impl CropRule {
                     return wrong("min and max", &[*min, *max], &valid);
                 }
             }
-            Self::Center { size, resize } => {
+            Self::Random { size, resize } | Self::Center { size, resize } => {
                 if !(*size..=MAX_SIDE).contains(resize) {
                     let valid = format!("at least crop.size, at most {MAX_SIDE}");
                     return wrong("resize", resize, &valid);
                 }
             }
-            Self::Along { .. } | Self::Largest { .. } => {}
+            Self::Along { .. } | Self::Largest { .. } | Self::Warp { .. } => {}
             Self::AlongSlowfast { size, resize, .. } => {
                 if resize.is_some_and(|resize| !(*size..=MAX_SIDE).contains(&resize)) {
                     let valid = format!("at least crop.size, at most {MAX_SIDE}");

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::check::Checker;
 use super::{
-    AugmentFile, BucketsFile, ClipRule, CropRule, Media, Multigrid, NormaliseName, PhaseFile,
-    Pixels, Recipe, RecipeError, Resize, Stage, TargetFile, ViewFile,
+    AugmentFile, BucketsFile, ClipRule, CropRule, Media, Method, Multigrid, NormaliseName,
+    PhaseFile, Pixels, Recipe, RecipeError, Resize, Stage, TargetFile, ViewFile,
 };
 use crate::mask::MaskFile;
 
@@ -29,6 +29,14 @@ pub struct StageFile {
     /// How frames are chosen; needed for videos.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<ClipRule>,
+    /// The `repeats` of a video have the same frames, each cropped and changed on its own: VideoMAE's
+    /// and SlowFast's `num_sample`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub share_frames: bool,
+    /// Clips of videos re-encoded for training start at any frame, as the published rules say;
+    /// where absent, less than a stride earlier, at a frame from which all of them are cheap to decode.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exact_start: bool,
     /// How the region is chosen.
     pub crop: CropRule,
     /// Probability of mirroring.
@@ -79,8 +87,8 @@ const fn one() -> u16 {
 pub struct RecipeFile {
     /// Its name.
     pub name: String,
-    /// The pre-training method, for the trainer.
-    pub method: String,
+    /// Its method.
+    pub method: Method,
     /// Where the numbers come from.
     pub source: String,
     /// What deviates from the source, for people.
@@ -95,8 +103,9 @@ pub struct RecipeFile {
     /// The trainer's table; not looked at here. Absent where the recipe describes data alone.
     #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
     pub model: toml::Table,
-    /// Masked pre-training.
-    pub pretrain: StageFile,
+    /// Masked pre-training; absent where the recipe is of supervised training alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pretrain: Option<StageFile>,
     /// Supervised fine-tuning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finetune: Option<StageFile>,
@@ -113,20 +122,29 @@ impl RecipeFile {
     /// # Errors
     /// On bad TOML, unknown or missing keys, and values no stage can use.
     pub fn parse(name: &str, text: &str, overrides: &[String]) -> Result<Self, RecipeError> {
-        let syntax = |message: String| RecipeError::Syntax { recipe: name.to_owned(), message };
-        let mut table: toml::Table =
-            toml::from_str(text).map_err(|e| syntax(e.to_string().trim_end().to_owned()))?;
-        for item in overrides {
-            apply_override(&mut table, item)?;
+        let mut file = match overrides {
+            [] => typed(name, toml::Deserializer::parse(text).map_err(|e| syntax(name, &e))?)?,
+            _ => {
+                let mut table: toml::Table = toml::from_str(text).map_err(|e| syntax(name, &e))?;
+                for item in overrides {
+                    apply_override(&mut table, item)?;
+                }
+                typed(name, table)?
+            }
+        };
+        if file.stages().next().is_none() {
+            return Err(RecipeError::Value {
+                recipe: name.to_owned(),
+                key: "pretrain, finetune and eval".to_owned(),
+                value: "absent".to_owned(),
+                valid: "at least one of the tables".to_owned(),
+            });
         }
-        let text = toml::to_string(&table).map_err(|e| syntax(e.to_string()))?;
-        let mut file: Self =
-            toml::from_str(&text).map_err(|e| syntax(e.to_string().trim_end().to_owned()))?;
         for stage in file.stages().collect::<Vec<_>>() {
             // Said, where it was the default.
             let pixels = Some(file.stage(stage)?.pixels());
             match stage {
-                Stage::Pretrain => file.pretrain.pixels = pixels,
+                Stage::Pretrain => file.pretrain.iter_mut().for_each(|table| table.pixels = pixels),
                 Stage::Finetune => file.finetune.iter_mut().for_each(|table| table.pixels = pixels),
                 Stage::Eval => file.eval.iter_mut().for_each(|table| table.pixels = pixels),
             }
@@ -147,7 +165,7 @@ impl RecipeFile {
     /// One stage as it is in the file.
     pub fn stage_file(&self, stage: Stage) -> Option<&StageFile> {
         match stage {
-            Stage::Pretrain => Some(&self.pretrain),
+            Stage::Pretrain => self.pretrain.as_ref(),
             Stage::Finetune => self.finetune.as_ref(),
             Stage::Eval => self.eval.as_ref(),
         }
@@ -179,6 +197,28 @@ impl RecipeFile {
             (None, None) => checker.recipe(),
         }
     }
+}
+
+/// The file's fields; an error says which key they end at, beside what and where in the text.
+fn typed<'de, D>(name: &str, text: D) -> Result<RecipeFile, RecipeError>
+where
+    D: serde::Deserializer<'de, Error = toml::de::Error>,
+{
+    serde_path_to_error::deserialize(text).map_err(|error| {
+        let path = error.path().to_string();
+        match syntax(name, error.inner()) {
+            RecipeError::Syntax { recipe, message } if path != "." => {
+                RecipeError::Syntax { recipe, message: format!("{path}: {message}") }
+            }
+            other => other,
+        }
+    })
+}
+
+/// What TOML's parser says.
+fn syntax(name: &str, error: &toml::de::Error) -> RecipeError {
+    let message = error.to_string().trim_end().to_owned();
+    RecipeError::Syntax { recipe: name.to_owned(), message }
 }
 
 /// Sets `a.b.c=value` in `table`.

@@ -51,6 +51,83 @@ impl FromStr for Stage {
     }
 }
 
+/// The method that a recipe describes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// BEiT.
+    Beit,
+    /// BootMAE.
+    Bootmae,
+    /// FastMIM.
+    Fastmim,
+    /// ConvNeXt V2's fully convolutional masked autoencoder.
+    Fcmae,
+    /// iBOT.
+    Ibot,
+    /// MAE.
+    Mae,
+    /// MAE on videos.
+    MaeSt,
+    /// MaskFeat.
+    Maskfeat,
+    /// MVD.
+    Mvd,
+    /// Masked visual modelling beside language: VIOLETv2.
+    Mvm,
+    /// OmniMAE.
+    Omnimae,
+    /// SdAE.
+    Sdae,
+    /// SimMIM.
+    Simmim,
+    /// SplitMask.
+    Splitmask,
+    /// Supervised training from scratch: MViT.
+    Supervised,
+    /// VATT.
+    Vatt,
+    /// VideoMAE.
+    Videomae,
+    /// VideoMAE v2.
+    VideomaeV2,
+    /// V-JEPA.
+    Vjepa,
+}
+
+impl Method {
+    /// Its name in a recipe.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Beit => "beit",
+            Self::Bootmae => "bootmae",
+            Self::Fastmim => "fastmim",
+            Self::Fcmae => "fcmae",
+            Self::Ibot => "ibot",
+            Self::Mae => "mae",
+            Self::MaeSt => "mae-st",
+            Self::Maskfeat => "maskfeat",
+            Self::Mvd => "mvd",
+            Self::Mvm => "mvm",
+            Self::Omnimae => "omnimae",
+            Self::Sdae => "sdae",
+            Self::Simmim => "simmim",
+            Self::Splitmask => "splitmask",
+            Self::Supervised => "supervised",
+            Self::Vatt => "vatt",
+            Self::Videomae => "videomae",
+            Self::VideomaeV2 => "videomae-v2",
+            Self::Vjepa => "vjepa",
+        }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// Pictures or videos.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

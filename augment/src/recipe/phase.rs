@@ -111,6 +111,8 @@ impl CropRule {
             | Self::RandomResizedOnce { size, .. }
             | Self::MultiScale { size, .. }
             | Self::Largest { size, .. }
+            | Self::Random { size, .. }
+            | Self::Warp { size }
             | Self::Center { size, .. }
             | Self::Along { size, .. }
             | Self::AlongSlowfast { size, .. } => *size = side,
@@ -123,13 +125,17 @@ impl ClipRule {
     /// The same rule with other numbers; `None` where it has no step to change.
     fn with_shape(mut self, new_frames: Option<u32>, new_step: Option<u32>) -> Option<Self> {
         match &mut self {
-            Self::Videomae { frames, step }
+            Self::Videomae { frames, step, .. }
             | Self::VideomaeDense { frames, step }
             | Self::Slowfast { frames, step, .. } => {
                 *frames = new_frames.unwrap_or(*frames);
                 *step = new_step.unwrap_or(*step);
             }
-            Self::Segments { frames } | Self::Uniform { frames } if new_step.is_none() => {
+            Self::Segments { frames }
+            | Self::SegmentsSlowfast { frames }
+            | Self::Uniform { frames }
+                if new_step.is_none() =>
+            {
                 *frames = new_frames.unwrap_or(*frames);
             }
             _ => return None,
@@ -164,9 +170,9 @@ impl Multigrid {
             return wrong("epoch_factor", self.epoch_factor.to_string(), "above 0, at most 100");
         }
         let (frames, step) = match stage.clip {
-            Some(ClipRule::Slowfast { frames, step, .. } | ClipRule::Videomae { frames, step }) => {
-                (frames, step)
-            }
+            Some(
+                ClipRule::Slowfast { frames, step, .. } | ClipRule::Videomae { frames, step, .. },
+            ) => (frames, step),
             _ => return wrong("long", "set".to_owned(), "needs a clip rule slowfast or videomae"),
         };
         let rows = stage.batch_size;

@@ -86,6 +86,9 @@ impl TargetSpec {
     }
 }
 
+/// Most bins of a histogram of orientations: one a degree.
+const MAX_BINS: u32 = 360;
+
 impl TargetFile {
     /// Checks the target of clips of `frames` frames of `size`.
     pub(super) fn check(
@@ -107,8 +110,8 @@ impl TargetFile {
             }
             Self::Hog { bins, cell, window, normalise } => {
                 let wrong = |key, value: u32, valid| Err(Wrong::new(key, value.to_string(), valid));
-                if bins == 0 {
-                    return wrong("target.bins", bins, "must be at least 1".to_owned());
+                if !(1..=MAX_BINS).contains(&bins) {
+                    return wrong("target.bins", bins, format!("1 to {MAX_BINS}"));
                 }
                 if cell == 0 || patch.h % cell != 0 || patch.w % cell != 0 {
                     let valid = format!("must divide the patch of {}x{}", patch.h, patch.w);

@@ -42,6 +42,48 @@ fn impossible_augmentation_is_refused() {
 }
 
 #[test]
+fn impossible_clips_are_refused() {
+    let cases = [
+        ("pretrain.clip.step=0", "pretrain.clip.step = 0: 1 to 10000"),
+        ("pretrain.clip.step=4294967295", "clip.step = 4294967295"),
+        ("finetune.clip.step=0", "finetune.clip.step = 0"),
+        ("eval.clip.step=0", "eval.clip.step = 0"),
+        ("eval.clip.clips=0", "clip.clips = 0: 1 to 1000"),
+        ("pretrain.clip.frames=4294967294", "clip.frames = 4294967294: 1 to 4096"),
+        ("pretrain.clip.frames=15", "not a multiple of the patch's 2 frames: 14 or 16"),
+        (
+            "pretrain.clip={rule=\"slowfast\", frames=16, step=4, target_fps=0}",
+            "clip.target_fps = 0: above 0",
+        ),
+        (
+            "pretrain.clip={rule=\"slowfast\", frames=16, step=4, target_fps=nan}",
+            "clip.target_fps = NaN",
+        ),
+        ("pretrain.share_frames=true", "share_frames = true: for videos with repeats"),
+        ("pretrain.crop.size=230", "crop.size = 230: not a multiple of the patch's 16 rows"),
+        ("patch=[2, 0, 16]", "patch = [2, 0, 16]: at least 1"),
+        ("pretrain.batch_size=4000000000", "batch_size = 4000000000: 1 to 1048576"),
+        ("method=\"foo\"", "method: unknown variant `foo`, expected one of `beit`"),
+        ("finetune.crop.rule=\"foo\"", "finetune.crop"),
+    ];
+    for (set, says) in cases {
+        let error = load("videomae-vit-b-k400", &[set]).expect_err(set);
+        assert!(error.contains(says), "{set}: {error}");
+    }
+}
+
+/// The line in the text that was written, and the key.
+#[test]
+fn errors_point_into_the_text() {
+    let text = builtin::text("mae-vit-b").expect("built in");
+    let wrong = text.replace("normalise = \"imagenet\"", "normalise = \"imagenot\"");
+    let line = 1 + text.lines().position(|l| l.starts_with("normalise")).expect("a line");
+    let error = RecipeFile::parse("my.toml", &wrong, &[]).expect_err("unknown").to_string();
+    assert!(error.contains(&format!("normalise: TOML parse error at line {line}")), "{error}");
+    assert!(error.contains("imagenot") && error.contains("slowfast"), "{error}");
+}
+
+#[test]
 fn impossible_crops_are_refused() {
     let cases = [
         (r#"{rule="short-side-jitter", size=224, min=200, max=256}"#, "crop.size 224 <= min"),
@@ -53,6 +95,7 @@ fn impossible_crops_are_refused() {
         (r#"{rule="along-slowfast", size=224, resize=200, crops=1}"#, "at least crop.size"),
         (r#"{rule="center", size=224, resize=99999}"#, "at most 16384"),
         (r#"{rule="random-resized", size=99984, scale=[0.2, 1.0]}"#, "crop.size = 99984: 1 to"),
+        (r#"{rule="random", size=224, resize=200}"#, "at least crop.size"),
     ];
     for (crop, says) in cases {
         let error = load("mae-vit-b", &[&format!("pretrain.crop={crop}")]).expect_err(crop);
@@ -63,7 +106,7 @@ fn impossible_crops_are_refused() {
 #[test]
 fn impossible_targets_are_refused() {
     let cases: &[(&str, &[&str])] = &[
-        (r#"{kind="hog", bins=0}"#, &["pretrain.target.bins = 0", "at least 1"]),
+        (r#"{kind="hog", bins=0}"#, &["pretrain.target.bins = 0", "1 to 360"]),
         (r#"{kind="hog", cell=5}"#, &["pretrain.target.cell = 5", "divide the patch of 16x16"]),
         (r#"{kind="hog", cell=0}"#, &["pretrain.target.cell = 0"]),
         (r#"{kind="hog", window=300}"#, &["pretrain.target.window = 300", "at most", "224"]),
@@ -72,6 +115,7 @@ fn impossible_targets_are_refused() {
         (r#"{kind="pixels", norm="raw", order="row-first"}"#, &["row-first", "channel-first"]),
         (r#"{kind="pixels", norm="raw", frames="mae-st"}"#, &["target.frames", "time slots"]),
         (r#"{kind="hog-picture", bins=9}"#, &["bins"]),
+        (r#"{kind="hog", bins=400000, cell=8}"#, &["target.bins = 400000: 1 to 360"]),
     ];
     for (target, says) in cases {
         let error = load("mae-vit-b", &[&format!("pretrain.target={target}")]).expect_err(target);

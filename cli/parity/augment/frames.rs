@@ -1,6 +1,6 @@
 //! Frame sampling with given draws.
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use tubelet_augment::temporal;
 
 use super::{outputs, unsupported};
@@ -22,12 +22,12 @@ pub(super) fn run(case: &Case, inputs: &Inputs) -> Result<Outcome> {
             Ok(frame_ids(&temporal::videomae_dense_indices(n, frames, step, end)))
         }
         "test_k400" => test_k400(case, n),
-        "test_ssv2" => {
-            let frames = case.param("T")?;
-            let clip = |clip| list(&temporal::segments_test_clip(n, frames, clip, 2));
-            let all = list(&temporal::segments_test_indices(n, frames));
-            Ok(outputs([("indices_32", all), ("clip0", clip(0)), ("clip1", clip(1))]))
+        "finetune_segments" | "finetune_ssv2" => segments(case, inputs, n),
+        "slowfast_segments" | "slowfast_ssv2" => slowfast_segments(case, inputs, n),
+        "slowfast_middles" | "slowfast_ssv2_test" => {
+            Ok(frame_ids(&temporal::middles_slowfast(n, number(case, inputs, "T")?)))
         }
+        "test_ssv2" => test_ssv2(case, n),
         "uniform_subsample" => Ok(frame_ids(&temporal::uniform(n, number(case, inputs, "T")?))),
         "slowfast_clip" => {
             let (clip, clips) = (inputs.get("clip_idx")?, inputs.get("num_clips")?);
@@ -40,12 +40,71 @@ pub(super) fn run(case: &Case, inputs: &Inputs) -> Result<Outcome> {
     }
 }
 
+/// VideoMAE's training on Something-Something: `draws` of each segment, below `randint_upper`; all 0
+/// where a segment is empty.
+fn segments(case: &Case, inputs: &Inputs, n: u32) -> Result<Outcome> {
+    let frames = number(case, inputs, "T")?;
+    ensure!(frames > 0, "T is 0");
+    let bound = n / frames;
+    let ids = match bound {
+        0 => vec![0; frames as usize],
+        bound => {
+            let draws = draws(inputs, frames)?;
+            ensure!(draws.iter().all(|draw| *draw < bound), "draws {draws:?}: below {bound}");
+            (0..).zip(draws).map(|(k, draw)| k * bound + draw).collect()
+        }
+    };
+    Ok(outputs([("randint_upper", Value::json(bound)), ("frame_ids", list(&ids))]))
+}
+
+/// SlowFast's training on Something-Something: `draws` are frames from a segment's first on, the last
+/// included.
+fn slowfast_segments(case: &Case, inputs: &Inputs, n: u32) -> Result<Outcome> {
+    let frames = number(case, inputs, "T")?;
+    ensure!(frames > 0, "T is 0");
+    let ends: Vec<[u32; 2]> =
+        (0..frames).map(|k| temporal::slowfast_segment(n, frames, k)).collect();
+    let (first, last): (Vec<u32>, Vec<u32>) = ends.iter().map(|[a, b]| (*a, *b)).unzip();
+    let draws = draws(inputs, frames)?;
+    for (draw, [first, last]) in draws.iter().zip(&ends) {
+        ensure!(*draw <= last - first, "draw {draw} of the segment {first}..={last}");
+    }
+    let ids: Vec<u32> = first.iter().zip(draws).map(|(first, draw)| first + draw).collect();
+    Ok(outputs([("first", list(&first)), ("last", list(&last)), ("frame_ids", list(&ids))]))
+}
+
+/// The draw of each segment.
+fn draws(inputs: &Inputs, frames: u32) -> Result<Vec<u32>> {
+    let draws: Vec<u32> = inputs.array("draws")?.f64s().into_iter().map(|x| x as u32).collect();
+    ensure!(draws.len() == frames as usize, "{} draws for {frames} segments", draws.len());
+    Ok(draws)
+}
+
 fn test_k400(case: &Case, n: u32) -> Result<Outcome> {
     let (frames, clips): (u32, u32) = (case.param("T")?, case.param("clips")?);
     let all = temporal::videomae_test_sequence(n, frames, case.param("rate")?);
     let start = |clip| temporal::videomae_test_start(all.len(), frames, clip, clips) as u32;
     let starts: Vec<u32> = (0..clips).map(start).collect();
-    Ok(outputs([("all_index", list(&all)), ("clip_starts_5", list(&starts))]))
+    Ok(named([
+        ("all_index".to_owned(), list(&all)),
+        (format!("clip_starts_{clips}"), list(&starts)),
+    ]))
+}
+
+fn test_ssv2(case: &Case, n: u32) -> Result<Outcome> {
+    let (frames, clips) = (case.param("T")?, case.param_opt("clips")?.unwrap_or(2));
+    let all = temporal::segments_test_indices(n, frames);
+    let clip = |clip| {
+        let ids = temporal::segments_test_clip(n, frames, clip, clips);
+        (format!("clip{clip}"), list(&ids))
+    };
+    let whole = (format!("indices_{}", all.len()), list(&all));
+    Ok(named([whole].into_iter().chain((0..clips).map(clip))))
+}
+
+/// Outputs whose names say a number of the case.
+fn named(pairs: impl IntoIterator<Item = (String, Value)>) -> Outcome {
+    Outcome::Outputs(pairs.into_iter().collect())
 }
 
 fn slowfast(inputs: &Inputs, n: u32, start: f64) -> Result<Outcome> {

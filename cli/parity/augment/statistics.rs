@@ -92,6 +92,7 @@ fn ibot(case: &Case, grid: PatchGrid, shape: IbotShape) -> Result<DrawMask> {
         min: case.param_opt("min_block")?.unwrap_or_else(|| mask::ibot::smallest_block(grid)),
         aspect: case.param_opt("aspect")?.unwrap_or(mask::block::ASPECT),
         tries: case.param_opt("tries")?.unwrap_or(mask::block::TRIES),
+        from_epoch: 0,
     };
     Ok(Box::new(move |rng| mask::ibot(grid, &spec, rng)))
 }
@@ -113,9 +114,14 @@ fn cubes(case: &Case, grid: PatchGrid) -> Result<DrawMask> {
 fn cuboids(case: &Case, grid: PatchGrid) -> Result<DrawMask> {
     let count = case.param("cuboids")?;
     let sides: [[u32; 2]; 3] = [case.param("t")?, case.param("h")?, case.param("w")?];
-    let ours = mvm::longest(grid).map(|longest| [1, longest]);
-    ensure!(sides == ours, "sides {sides:?}; the rule gives {ours:?} on grid {grid}");
-    Ok(Box::new(move |rng| mvm::cuboids(grid, count, rng)))
+    for ([least, most], whole) in sides.into_iter().zip([grid.t, grid.h, grid.w]) {
+        ensure!(0 < least && least <= most && most <= whole, "sides {sides:?} on grid {grid}");
+    }
+    // The published sides go through the rule that finds them out by itself.
+    if sides == mvm::longest(grid).map(|longest| [1, longest]) {
+        return Ok(Box::new(move |rng| mvm::cuboids(grid, count, rng)));
+    }
+    Ok(Box::new(move |rng| mvm::cuboids_of(grid, count, sides, rng)))
 }
 
 /// Sums over the draws of one thread.
@@ -226,22 +232,23 @@ impl Groups {
     }
 }
 
+/// A box and the size of the picture that it is cut out of.
+type Cut = (Size, Rect);
+type DrawCut = Box<dyn Fn(&mut SampleRng) -> Cut + Sync>;
+
 pub(super) fn crops(case: &Case) -> Result<Outcome> {
     let size = Size::new(case.param("width")?, case.param("height")?);
-    let draw: Box<dyn Fn(&mut SampleRng) -> Rect + Sync> = match case
-        .param::<String>("algorithm")?
-        .as_str()
-    {
+    let draw: DrawCut = match case.param::<String>("algorithm")?.as_str() {
         "random_resized_crop" => {
             let (scale, ratio) = (case.param("scale")?, case.param("ratio")?);
             let fallback: String = case.param("fallback")?;
             match (case.param::<u32>("tries")?, fallback.as_str()) {
                 (crop::TRIES, "central_crop_clamped_aspect") => {
-                    Box::new(move |rng| crop::random_resized_crop(size, scale, ratio, rng))
+                    Box::new(move |rng| (size, crop::random_resized_crop(size, scale, ratio, rng)))
                 }
-                (1, "clamp_to_image") => {
-                    Box::new(move |rng| crop::random_resized_crop_once(size, scale, ratio, rng))
-                }
+                (1, "clamp_to_image") => Box::new(move |rng| {
+                    (size, crop::random_resized_crop_once(size, scale, ratio, rng))
+                }),
                 other => return Ok(unsupported(format!("tries and fallback {other:?}"))),
             }
         }
@@ -250,18 +257,38 @@ pub(super) fn crops(case: &Case) -> Result<Outcome> {
             let scales: Vec<f64> = case.param("scales")?;
             let distort = case.param("max_distort")?;
             let places = multi_scale_places(case)?;
-            Box::new(move |rng| crop::multi_scale_crop(size, out, &scales, distort, places, rng))
+            Box::new(move |rng| {
+                (size, crop::multi_scale_crop(size, out, &scales, distort, places, rng))
+            })
         }
+        "short_side_jitter" | "random_short_side_scale_jitter" => short_side_jitter(case, size)?,
         other => return Ok(unsupported(format!("algorithm {other}"))),
     };
-    let boxes = over_draws(
+    let cuts = over_draws(
         |range| {
             let draw_one = |n| draw(&mut SampleRng::new(SEED, 0, n, 0, Draw::Crop));
             range.map(draw_one).collect::<Vec<_>>()
         },
-        |boxes, more| boxes.extend(more),
+        |cuts, more| cuts.extend(more),
     );
-    Ok(crop_outputs(size, &boxes))
+    Ok(crop_outputs(&cuts))
+}
+
+/// SlowFast's crop: the shorter side drawn between `min` and `max`, then a square of `input` (or
+/// `size`) pixels anywhere. The box is measured in the resized picture.
+fn short_side_jitter(case: &Case, size: Size) -> Result<DrawCut> {
+    let (min, max): (u32, u32) = (case.param("min")?, case.param("max")?);
+    let side = match case.param_opt("input")? {
+        Some(side) => side,
+        None => case.param("size")?,
+    };
+    let inverse = case.param_opt("inverse")?.unwrap_or(false);
+    ensure!(0 < side && side <= min && min <= max, "sides {min}..={max} for crops of {side}");
+    Ok(Box::new(move |rng| {
+        let short = crop::jittered_side(min, max, inverse, rng);
+        let resized = crop::slowfast_short_side(size, short);
+        (resized, crop::slowfast_random_crop(resized, side, rng))
+    }))
 }
 
 /// Where the case lets a box lie.
@@ -273,32 +300,32 @@ fn multi_scale_places(case: &Case) -> Result<Places> {
     })
 }
 
-fn crop_outputs(size: Size, boxes: &[Rect]) -> Outcome {
-    let draws = boxes.len() as f64;
+fn crop_outputs(cuts: &[Cut]) -> Outcome {
+    let draws = cuts.len() as f64;
     let (mut means, mut deciles) = (Vec::new(), serde_json::Map::new());
     for (index, name) in QUANTITIES.iter().enumerate() {
-        let mut values: Vec<f64> = boxes.iter().map(|rect| measure(size, *rect)[index]).collect();
+        let mut values: Vec<f64> = cuts.iter().map(|cut| measure(*cut)[index]).collect();
         values.sort_by(f64::total_cmp);
         means.push(values.iter().sum::<f64>() / draws);
         let decile = |k: usize| quantile(&values, k as f64 / 10.0);
         deciles.insert((*name).to_owned(), (0..=10).map(decile).collect());
     }
-    let share = |is: &dyn Fn(&Rect) -> bool| {
-        Value::number(boxes.iter().filter(|rect| is(rect)).count() as f64 / draws)
+    let share = |is: &dyn Fn(&Cut) -> bool| {
+        Value::number(cuts.iter().filter(|cut| is(cut)).count() as f64 / draws)
     };
     outputs([
         ("mean", Value::array(&[QUANTITIES.len()], means)),
         ("deciles", Value::Json(Json::Object(deciles))),
-        ("probability.p_full_width", share(&|r| r.width == size.width)),
-        ("probability.p_full_height", share(&|r| r.height == size.height)),
-        ("probability.p_left0", share(&|r| r.x == 0)),
-        ("probability.p_top0", share(&|r| r.y == 0)),
+        ("probability.p_full_width", share(&|(size, r)| r.width == size.width)),
+        ("probability.p_full_height", share(&|(size, r)| r.height == size.height)),
+        ("probability.p_left0", share(&|(_, r)| r.x == 0)),
+        ("probability.p_top0", share(&|(_, r)| r.y == 0)),
         (DRAWS, Value::number(draws)),
     ])
 }
 
 /// The quantities of [`QUANTITIES`], relative to the picture.
-fn measure(size: Size, rect: Rect) -> [f64; 6] {
+fn measure((size, rect): Cut) -> [f64; 6] {
     let (width, height) = (f64::from(size.width), f64::from(size.height));
     let (w, h) = (f64::from(rect.width), f64::from(rect.height));
     let (x, y) = (f64::from(rect.x), f64::from(rect.y));

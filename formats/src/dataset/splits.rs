@@ -24,7 +24,7 @@ pub(crate) fn names(split: &str) -> Vec<&str> {
 /// When `root` has folders of other splits only; the error names them.
 pub(super) fn folder(root: &Path, split: &str) -> Result<PathBuf, FormatError> {
     let inside = |name: &&str| root.join(name).is_dir();
-    if let Some(name) = names(split).into_iter().find(|name| inside(&name)) {
+    if let Some(name) = names(split).into_iter().find(|name| inside(name)) {
         return Ok(root.join(name));
     }
     let others: Vec<&str> = KNOWN.into_iter().filter(inside).collect();

@@ -195,6 +195,8 @@ fn difference(after: &Stats, before: &Stats) -> Stats {
         wanted_frames: after.wanted_frames - before.wanted_frames,
         decoded_frames: after.decoded_frames - before.decoded_frames,
         level_samples: after.level_samples - before.level_samples,
+        spaced_samples: after.spaced_samples - before.spaced_samples,
+        reference_samples: after.reference_samples - before.reference_samples,
         read_s: after.read_s - before.read_s,
         probe_s: after.probe_s - before.probe_s,
         plan_s: after.plan_s - before.plan_s,
@@ -222,6 +224,11 @@ fn report(args: &BenchArgs, measured: &Measured, batch_size: u32, workers: usize
         "decoded_frames_per_sample": stats.decoded_frames as f64 / samples,
         "decoded_frames_per_wanted": stats.decoded_per_wanted().unwrap_or(0.0),
         "level_samples": stats.level_samples,
+        "clips": {
+            "by_references": stats.reference_samples,
+            "exact": stats.samples - stats.reference_samples,
+            "of_spaced_videos": stats.spaced_samples,
+        },
         "bytes_per_s": stats.bytes as f64 / seconds,
         "copy_to_device_bytes_per_s": copy_rate,
         "stages": stages,
@@ -255,6 +262,10 @@ fn table(measured: &Measured, report: &Value) -> Table {
     let each = number("decoded_frames_per_wanted");
     let frames = format!("{:.1}, {each:.2} a wanted one", number("decoded_frames_per_sample"));
     row("decoded frames a sample", frames);
+    if let Some(share) = stats.by_references() {
+        let (some, all) = (stats.reference_samples, stats.samples);
+        row("clips of references alone", format!("{some} of {all}, {:.0} %", 100.0 * share));
+    }
     row("read a second", bytes_text(number("bytes_per_s") as u64));
     row("limited by", report["limiting_stage"].as_str().unwrap_or("?").to_owned());
     let worker_seconds = seconds * stats.workers as f64;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use tubelet_augment::{Recipe, RecipeError, RecipeFile, Stage, builtin};
 use tubelet_formats::dataset::Layout;
 use tubelet_formats::error::FormatErrorKind;
@@ -125,6 +124,11 @@ impl StoreArgs {
         let cache = self.cache.clone().map(|folder| CacheOptions { folder, bytes });
         StoreOptions { cache, ..self.endpoint.options() }
     }
+
+    /// The server that is asked for.
+    pub(crate) fn endpoint(&self) -> Option<&str> {
+        self.endpoint.endpoint.as_deref()
+    }
 }
 
 /// `512MiB` as bytes.
@@ -163,12 +167,13 @@ impl HowArgs {
             unpack: self.unpack,
             store: self.store.options(),
             stream: false,
+            salvage: false,
         }
     }
 }
 
 impl DataArgs {
-    /// Opens the data set and says what annotations list but the disk lacks.
+    /// Opens the data set and says how it was listed and what annotations list but the disk lacks.
     pub(crate) fn open(&self) -> Result<Arc<dyn ShardReader>> {
         let shards = open(&self.path, &self.how.options("train"))?;
         report_missing(shards.as_ref());
@@ -176,8 +181,12 @@ impl DataArgs {
     }
 }
 
-/// Names up to ten files that are listed but absent.
+/// Tells what a person should know of how samples were listed, and names up to ten files that are
+/// listed but absent.
 pub(crate) fn report_missing(shards: &dyn ShardReader) {
+    for note in shards.notes() {
+        eprintln!("note: {note}");
+    }
     let missing = shards.missing();
     if missing.is_empty() {
         return;
@@ -230,17 +239,6 @@ pub(crate) fn recipe_file(name: &str, overrides: &[String]) -> Result<RecipeFile
 /// Worker threads where the command line has none.
 pub(crate) fn default_workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// A progress bar on standard error with rate and time left.
-pub(crate) fn progress(total: u64, what: &'static str) -> ProgressBar {
-    let bar = ProgressBar::new(total);
-    let template = "{msg} [{bar:30}] {human_pos}/{human_len} {per_sec} {eta} left";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    bar.set_message(what);
-    bar
 }
 
 /// `1234567` bytes as `1.2 MB`.

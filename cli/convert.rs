@@ -1,6 +1,6 @@
 //! `tubelet convert`, `tubelet merge`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
@@ -9,13 +9,14 @@ use tubelet_formats::convert::{
     merge,
 };
 use tubelet_formats::dataset::Layout;
+use tubelet_formats::store::{Location, locate};
 use tubelet_formats::transcode::{PictureSettings, Pyramid, Rate, VideoSettings};
-use tubelet_formats::{OpenOptions, layout, open};
+use tubelet_formats::{OpenOptions, ShardReader, layout, open_as};
 
 use crate::common::{
-    DataArgs, EndpointArgs, Usage, bytes_text, default_workers, parse_bytes, progress,
-    report_missing,
+    DataArgs, EndpointArgs, Usage, bytes_text, default_workers, parse_bytes, report_missing,
 };
+use crate::progress::progress;
 
 /// How pictures are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -51,7 +52,8 @@ enum FormatArg {
 /// What happens with media that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum OnErrorArg {
-    /// Leave them out and name them in the manifest and quarantine.tsv
+    /// Leave them out and name them in the manifest and quarantine.tsv; of damaged tar archives what is
+    /// behind the damage
     Skip,
     /// Stop at the first
     Fail,
@@ -137,8 +139,18 @@ pub(crate) enum Task {
 
 impl ConvertArgs {
     /// Where the shards go.
-    pub(crate) fn output(&self) -> &std::path::Path {
+    pub(crate) fn output(&self) -> &Path {
         &self.output
+    }
+
+    /// Where the data set is.
+    pub(crate) fn data(&self) -> &Path {
+        &self.data.path
+    }
+
+    /// The server of object stores that is asked for.
+    pub(crate) fn endpoint(&self) -> Option<&str> {
+        self.data.how.store.endpoint()
     }
 
     /// Whether the command line names a part.
@@ -146,7 +158,8 @@ impl ConvertArgs {
         self.task != Task::Part(0, 1)
     }
 
-    fn options(&self) -> Result<ConvertOptions> {
+    /// The options of the library.
+    pub(crate) fn options(&self) -> Result<ConvertOptions> {
         Ok(ConvertOptions {
             shard_size: self.shard_size,
             images: self.images()?,
@@ -229,17 +242,47 @@ impl ConvertArgs {
 pub(crate) fn run(args: &ConvertArgs) -> Result<bool> {
     let options = args.options()?;
     let usual = args.data.how.options("train");
-    let shards = open(&args.data.path, &OpenOptions { stream: !usual.unpack, ..usual })?;
+    check_places(&args.data.path, &args.output, options.format)?;
+    let salvage = options.on_error == OnBroken::Skip;
+    let how = OpenOptions { stream: !usual.unpack, salvage, ..usual };
+    let (layout, shards) = open_as(&args.data.path, &how)?;
     report_missing(shards.as_ref());
+    eprintln!("{}", summary(layout, &options.split, shards.as_ref()));
     let bar = progress(shards.len() as u64, "converting");
     let source = args.data.path.display().to_string();
     let report = convert(shards.as_ref(), &source, &args.output, &options, &|done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
+        bar.set(done, total)
     })?;
-    bar.finish_and_clear();
-    print_report(&args.output, &report);
-    Ok(true)
+    bar.finish();
+    Ok(print_report(&args.output, &report))
+}
+
+/// What is about to be converted, on one line.
+fn summary(layout: Layout, split: &str, shards: &dyn ShardReader) -> String {
+    let unlabelled = (0..shards.len()).filter(|n| shards.record(*n).label.is_none()).count();
+    format!(
+        "layout {layout}, split {split}: {} samples, {} classes, {unlabelled} without label",
+        shards.len(),
+        shards.classes().len()
+    )
+}
+
+/// Refuses an output that would be mixed with the data set.
+fn check_places(data: &Path, output: &Path, format: Format) -> Result<()> {
+    let (Ok(Location::Local(data)), Ok(Location::Local(output))) = (locate(data), locate(output))
+    else {
+        return Ok(());
+    };
+    let (Ok(data), Ok(output)) = (data.canonicalize(), output.canonicalize()) else {
+        return Ok(());
+    };
+    if data == output || format == Format::Folder && data.starts_with(&output) {
+        bail!(Usage(format!(
+            "the output {} holds the data set itself: name another folder",
+            output.display()
+        )));
+    }
+    Ok(())
 }
 
 #[derive(Args)]
@@ -255,11 +298,11 @@ pub(crate) struct MergeArgs {
 /// Joins the tasks of a conversion.
 pub(crate) fn run_merge(args: &MergeArgs) -> Result<bool> {
     let report = merge(&args.dir, &args.others, &args.endpoint.options())?;
-    print_report(&args.dir, &report);
-    Ok(true)
+    Ok(print_report(&args.dir, &report))
 }
 
-fn print_report(output: &std::path::Path, report: &ConvertReport) {
+/// Says what was done; whether anything was.
+fn print_report(output: &Path, report: &ConvertReport) -> bool {
     print_some("broken", &report.broken);
     print_some("filtered", &report.filtered);
     print_some("note", &report.notes);
@@ -285,6 +328,11 @@ fn print_report(output: &std::path::Path, report: &ConvertReport) {
     }
     let bytes = bytes_text(report.bytes);
     eprintln!("{} shards, {bytes}, in {}", report.shards, output.display());
+    let nothing = report.complete && report.written == 0;
+    if nothing {
+        eprintln!("nothing was written: all samples were left out");
+    }
+    !nothing
 }
 
 fn print_some(what: &str, dropped: &[Dropped]) {

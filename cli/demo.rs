@@ -12,8 +12,9 @@ use tubelet_trainer::report::{Line, Page, RECONSTRUCTIONS, RECONSTRUCTIONS_CAPTI
 use tubelet_trainer::run::Metric;
 use tubelet_trainer::{Device, FinetuneOptions, Precision, RunOptions, finetune, pretrain};
 
-use crate::common::{default_workers, progress, recipe_file};
+use crate::common::{default_workers, recipe_file};
 use crate::motion::{MOTIONS, write_split};
+use crate::progress::progress;
 
 #[derive(Args)]
 pub(crate) struct DemoArgs {
@@ -102,9 +103,9 @@ fn make_data(args: &DemoArgs, data: &Path) -> Result<()> {
     for (split, count, seed) in
         [("train", args.train, args.seed * 2 + 1), ("val", args.val, args.seed * 2 + 2)]
     {
-        write_split(data, split, count, seed, &|| bar.inc(1))?;
+        write_split(data, split, count, seed, &|| bar.inc())?;
     }
-    bar.finish_and_clear();
+    bar.finish();
     Ok(())
 }
 

@@ -6,7 +6,8 @@ use anyhow::Result;
 use clap::Args;
 use tubelet_formats::Index;
 
-use crate::common::{DataArgs, default_workers, progress};
+use crate::common::{DataArgs, default_workers};
+use crate::progress::progress;
 
 #[derive(Args)]
 pub(crate) struct IndexArgs {
@@ -25,8 +26,8 @@ pub(crate) fn run(args: &IndexArgs) -> Result<bool> {
     let shards = args.data.open()?;
     let bar = progress(shards.len() as u64, "indexing");
     let workers = args.workers.unwrap_or_else(default_workers);
-    let index = Index::build(shards.as_ref(), workers, &|done, _| bar.set_position(done as u64));
-    bar.finish_and_clear();
+    let index = Index::build(shards.as_ref(), workers, &|done, total| bar.set(done, total));
+    bar.finish();
     let path = match &args.output {
         Some(path) => path.clone(),
         None => Index::default_path(&args.data.path, &args.data.how.options("train").split),

@@ -18,6 +18,7 @@ mod motion;
 mod parity;
 mod plan;
 mod preview;
+mod progress;
 mod recipes;
 mod train;
 mod verify;
@@ -49,7 +50,7 @@ enum Command {
     Convert(convert::ConvertArgs),
     /// Join what the tasks of a conversion wrote; refuse gaps
     Merge(convert::MergeArgs),
-    /// Print a conversion as many tasks: a Slurm array script or a Kubernetes Indexed Job
+    /// Print a conversion as many tasks: a script for Slurm or a Kubernetes Indexed Job
     Plan(plan::PlanArgs),
     /// Check shards: checksums, decodability, counts
     Verify(verify::VerifyArgs),

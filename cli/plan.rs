@@ -3,13 +3,15 @@
 use anyhow::{Result, bail};
 use clap::{Args, FromArgMatches, ValueEnum};
 
+use tubelet_formats::store::{Location, locate};
+
 use crate::common::Usage;
 use crate::convert::ConvertArgs;
 
 /// Who runs the tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Cluster {
-    /// A Slurm array script and the merging job that waits for it
+    /// A script that submits a Slurm array and the merging job that waits for it
     Slurm,
     /// A Kubernetes Indexed Job
     Kubernetes,
@@ -45,27 +47,53 @@ pub(crate) struct PlanArgs {
 
 pub(crate) fn run(args: &PlanArgs) -> Result<bool> {
     let parsed = checked(&args.convert)?;
-    let output = quoted(&parsed.output().to_string_lossy());
     let words = ["tubelet", "convert"].map(str::to_owned).into_iter().chain(args.convert.clone());
     let tasks = args.tasks;
     let mut words: Vec<String> = words.collect();
     words.extend([format!("--task=auto/{tasks}"), format!("--workers={}", args.cores)]);
+    let merge = merging(&parsed);
     match args.cluster {
         Cluster::Slurm => {
             if args.image.is_some() || args.claim.is_some() {
                 bail!(Usage("--image and --claim are for --for kubernetes".to_owned()));
             }
-            print!("{}", slurm(args, &words, &output));
+            if let Ok(Location::Local(data)) = locate(parsed.data())
+                && !data.exists()
+                && !data.to_string_lossy().contains('{')
+            {
+                bail!(Usage(format!("{}: there is no such file or folder", data.display())));
+            }
+            print!("{}", slurm(args, &words, &merge));
         }
         Cluster::Kubernetes => {
             let Some(image) = &args.image else {
                 bail!(Usage("--for kubernetes needs --image, one that has tubelet".to_owned()));
             };
+            for path in [parsed.data(), parsed.output()] {
+                if let Ok(Location::Local(path)) = locate(path)
+                    && path.is_relative()
+                {
+                    bail!(Usage(format!(
+                        "{}: a pod has another folder to start in; write the whole path there, or a URL",
+                        path.display()
+                    )));
+                }
+            }
             print!("{}", kubernetes(args, image, &words));
-            eprintln!("when all tasks are done: tubelet merge {output}");
+            eprintln!("when all tasks are done: {merge}");
         }
     }
     Ok(true)
+}
+
+/// The command that joins what the tasks wrote, for a shell.
+fn merging(convert: &ConvertArgs) -> String {
+    let mut words = vec!["tubelet".to_owned(), "merge".to_owned()];
+    if let Some(endpoint) = convert.endpoint() {
+        words.extend(["--endpoint".to_owned(), endpoint.to_owned()]);
+    }
+    words.push(convert.output().to_string_lossy().into_owned());
+    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
 
 /// The conversion's arguments, refused now rather than in every task.
@@ -78,15 +106,20 @@ fn checked(arguments: &[String]) -> Result<ConvertArgs> {
     if parsed.has_task() || arguments.iter().any(|a| a.starts_with("--workers")) {
         bail!(Usage("leave --task and --workers out: the plan sets them".to_owned()));
     }
+    parsed.options()?;
     Ok(parsed)
 }
 
-fn slurm(args: &PlanArgs, words: &[String], output: &str) -> String {
+fn slurm(args: &PlanArgs, words: &[String], merge: &str) -> String {
     let command = words.iter().map(|w| quoted(w)).collect::<Vec<_>>().join(" ");
     let (last, cores, memory) = (args.tasks - 1, args.cores, args.memory);
     format!(
         "#!/bin/bash
-# sbatch this file; a task that fails or is stopped may be run again, finished shards are kept.
+# Run this file by bash: it submits the tasks, and the job that joins what they wrote. A task that
+# fails or is stopped may be run again by running this file again: finished shards are kept.
+set -euo pipefail
+job=$(sbatch --parsable <<'TASKS'
+#!/bin/bash
 #SBATCH --job-name=tubelet-convert
 #SBATCH --array=0-{last}
 #SBATCH --cpus-per-task={cores}
@@ -94,7 +127,15 @@ fn slurm(args: &PlanArgs, words: &[String], output: &str) -> String {
 #SBATCH --requeue
 set -euo pipefail
 srun {command}
-# When all tasks are done: tubelet merge {output}
+TASKS
+)
+echo \"tasks: job ${{job%%;*}}\" >&2
+sbatch --dependency=afterok:\"${{job%%;*}}\" --kill-on-invalid-dep=yes <<'MERGE'
+#!/bin/bash
+#SBATCH --job-name=tubelet-merge
+set -euo pipefail
+srun {merge}
+MERGE
 "
     )
 }

@@ -7,11 +7,12 @@ use clap::Args;
 use comfy_table::{Table, presets};
 use tubelet_formats::verify::verify;
 
-use crate::common::{EndpointArgs, default_workers, progress};
+use crate::common::{EndpointArgs, default_workers};
+use crate::progress::progress;
 
 #[derive(Args)]
 pub(crate) struct VerifyArgs {
-    /// Folder with shards and manifest.json, or its URL
+    /// Folder that `convert` wrote in any of its formats, with manifest.json, or its URL
     dir: PathBuf,
     /// Check checksums and counts only; decode nothing
     #[arg(long)]
@@ -27,11 +28,8 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<bool> {
     let bar = progress(0, "verifying");
     let workers = args.workers.unwrap_or_else(default_workers);
     let (decode, store) = (!args.no_decode, args.endpoint.options());
-    let report = verify(&args.dir, workers, decode, &store, &|done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    })?;
-    bar.finish_and_clear();
+    let report = verify(&args.dir, workers, decode, &store, &|done, total| bar.set(done, total))?;
+    bar.finish();
     if !report.problems.is_empty() {
         let mut table = Table::new();
         table.load_preset(presets::NOTHING);

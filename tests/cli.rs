@@ -167,6 +167,28 @@ fn preview_and_bench_run() {
     assert_eq!(report["settings"]["decode"], "cpu");
 }
 
+/// Whether clips were decoded of spaced references alone is told, also where none was.
+#[test]
+fn bench_tells_which_clips_used_the_spacing_of_references() {
+    let root = media::kinetics(6);
+    let out = tempfile::tempdir().expect("temporary folder");
+    let convert = ["convert", path(root.path()), "-o", path(out.path()), "--video", "train"];
+    ok(&[&convert[..], &["--stride", "2"]].concat());
+    let clips = |data: &Path, step: &str| {
+        let clip = format!("pretrain.clip={{ rule = \"videomae\", frames = 4, step = {step} }}");
+        let set = ["--recipe", "videomae-tiny", "--set", &clip, "--batch", "2", "--json"];
+        let text = ok(&[&["bench", path(data), "--seconds", "0.2"][..], &set[..]].concat());
+        let report: serde_json::Value = serde_json::from_str(text.trim()).expect("one JSON object");
+        let number = |name: &str| report["clips"][name].as_u64().expect("a number");
+        (number("by_references"), number("exact"))
+    };
+    let (by, exact) = clips(out.path(), "2");
+    assert!(by > 0 && exact == 0, "{by} and {exact}");
+    let (by, exact) = clips(out.path(), "3");
+    assert!(exact > 0, "{by} and {exact}");
+    assert_eq!(clips(root.path(), "2").0, 0);
+}
+
 /// All rows of a sample, other shapes and mixed rows are drawn: more of them make a larger picture.
 #[test]
 fn preview_draws_all_rows_and_shapes() {

@@ -51,27 +51,84 @@ fn same(a: &Path, b: &Path) {
 /// Ten conversions in each format, each killed at another moment and started again until one ends.
 #[test]
 fn killed_and_resumed_is_byte_identical() {
-    let root = media::kinetics(14);
+    killed_in_every_format(media::kinetics(14).path(), &["--video", "train", "--stride", "2"]);
+}
+
+/// The same with smaller encodings beside each picture.
+#[test]
+fn pyramids_are_killed_and_resumed_too() {
+    let options = ["--images", "train", "--short-side", "64", "--pyramid", "24,40"];
+    killed_in_every_format(media::imagenet(4, 24).path(), &options);
+}
+
+#[track_caller]
+fn killed_in_every_format(data: &Path, options: &[&str]) {
     let work = tempfile::tempdir().expect("temporary folder");
     for format in ["parquet", "webdataset", "folder"] {
-        let options = ["--video", "train", "--stride", "2", "--format", format, "--workers", "2"];
+        let options = [options, &["--format", format, "--workers", "2"]].concat();
         let reference = work.path().join(format!("{format}-whole"));
         let started = Instant::now();
-        whole(root.path(), &reference, &options);
+        whole(data, &reference, &options);
         let duration = started.elapsed();
         let killed = work.path().join(format!("{format}-killed"));
         let mut kills = 0;
         for n in 1..=10u32 {
-            let mut child = convert(root.path(), &killed, &options).spawn().expect("runs");
+            let mut child = convert(data, &killed, &options).spawn().expect("runs");
             std::thread::sleep(duration * (n * 37 % 100) / 100 + Duration::from_millis(1));
             kills += u32::from(child.try_wait().expect("known").is_none());
             child.kill().expect("killed");
             child.wait().expect("ended");
         }
         assert!(kills > 0, "nothing was killed in time");
-        whole(root.path(), &killed, &options);
+        whole(data, &killed, &options);
         same(&reference, &killed);
     }
+}
+
+/// Tasks that end at the same moment disturb neither each other nor files of somebody else.
+#[test]
+fn runs_at_once_end_alike_and_leave_foreign_files() {
+    let root = media::imagenet(3, 8);
+    let work = tempfile::tempdir().expect("temporary folder");
+    let (reference, out) = (work.path().join("reference"), work.path().join("out"));
+    whole(root.path(), &reference, &[]);
+    std::fs::create_dir_all(out.join("notes")).expect("folder");
+    for name in ["mine.tmp", "notes/a.tmp", "train-00000.parquet.7.tmp"] {
+        media::write(&out.join(name), b"mine");
+        std::fs::create_dir_all(reference.join("notes")).expect("folder");
+        media::write(&reference.join(name), b"mine");
+    }
+    for _ in 0..8 {
+        let run = |_| convert(root.path(), &out, &[]).stderr(Stdio::piped()).spawn().expect("runs");
+        let children: Vec<_> = (0..8).map(run).collect();
+        for child in children {
+            let output = child.wait_with_output().expect("ended");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{said}");
+        }
+        same(&reference, &out);
+    }
+}
+
+/// What is begun is said; nothing written, or an output that is the data set, is no success.
+#[test]
+fn what_is_listed_is_said_and_nothing_written_is_a_failure() {
+    let root = media::imagenet(2, 3);
+    let out = root.path().join("out");
+    let run = |out: &Path, more: &[&str]| {
+        let output = convert(root.path(), out, more).stderr(Stdio::piped()).output().expect("runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = run(&out, &["--min-side", "5000"]);
+    assert_eq!(code, Some(1), "{said}");
+    let line = "layout imagenet, split train: 6 samples, 2 classes, 0 without label";
+    assert!(said.contains(line) && said.contains("nothing was written"), "{said}");
+    assert!(said.contains("6 listed = 0 written + 0 missing + 0 broken + 6 filtered"), "{said}");
+    let (code, said) = run(root.path(), &[]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("holds the data set itself"), "{said}");
+    let nowhere = convert(&root.path().join("nowhere"), &out, &[]).output().expect("runs");
+    assert_eq!(nowhere.status.code(), Some(2));
 }
 
 /// The same straight from a compressed archive, which has no random access: nothing is unpacked.

@@ -2,6 +2,7 @@
 //! encoders; files of `../shared` are used where they are present.
 
 mod cli;
+mod clusters;
 mod convert;
 mod faults;
 mod layouts;

@@ -21,6 +21,7 @@ use crate::error::{DecodeError, FormatError, FormatErrorKind};
 use crate::facts::guarded;
 use crate::record::{ShardReader, Span};
 use crate::store::{Location, locate};
+use crate::temporary::process;
 
 /// One sample's line.
 #[derive(Clone, Debug, PartialEq)]
@@ -280,7 +281,7 @@ pub(crate) fn tables_of_user() -> PathBuf {
 pub(crate) fn part_path(path: &Path) -> PathBuf {
     static TURN: AtomicUsize = AtomicUsize::new(0);
     let turn = TURN.fetch_add(1, Ordering::Relaxed);
-    path.with_extension(format!("part-{}-{turn}", std::process::id()))
+    path.with_extension(format!("part-{:016x}-{turn}", process()))
 }
 
 /// Size and modification time in nanoseconds; zeros where there is no such file.
@@ -295,7 +296,7 @@ fn is_writable(folder: &Path) -> bool {
 }
 
 fn tempfile_in(folder: &Path) -> std::io::Result<()> {
-    let probe = folder.join(format!(".tubelet-write-test-{}", std::process::id()));
+    let probe = folder.join(format!(".tubelet-write-test-{:016x}", process()));
     File::create(&probe)?;
     std::fs::remove_file(&probe)
 }

@@ -34,13 +34,15 @@ mod mux;
 pub mod record;
 pub mod shard;
 pub mod store;
+mod temporary;
 pub mod transcode;
 pub mod verify;
+mod whole;
 
 pub use dataset::Layout;
 pub use decode::{ColorConversion, MediaDecoder, decoder, sniff};
 pub use error::{DecodeError, FormatError};
 pub use index::Index;
 pub use record::{Decoder, FrameRequest, MediaKind, Record, ShardReader, Span};
-pub use shard::{OpenOptions, layout, open};
+pub use shard::{OpenOptions, layout, open, open_as};
 pub use store::{CacheOptions, Limits, StoreOptions};

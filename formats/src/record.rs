@@ -114,6 +114,43 @@ pub trait ShardReader: Send + Sync {
     fn missing(&self) -> &[String] {
         &[]
     }
+
+    /// What a person should know of how the samples were listed; a line each.
+    fn notes(&self) -> &[String] {
+        &[]
+    }
+
+    /// The xxh3 hash that the bytes of sample `index` were stored with, where they were. Reading from
+    /// a local disk does not compare it.
+    fn stored_hash(&self, index: usize) -> Option<u64> {
+        let _ = index;
+        None
+    }
+
+    /// The hash of the smaller encoding of sample `index` whose shorter side is `side`, alike.
+    fn stored_level_hash(&self, index: usize, side: u32) -> Option<u64> {
+        let _ = (index, side);
+        None
+    }
+
+    /// Bytes that [`Self::read`] gives for `record`, about, without reading them.
+    fn source_bytes(&self, record: &Record) -> u64 {
+        bytes_of(&record.span)
+    }
+}
+
+/// Bytes of a file, a folder of frames or a range; those of a usual picture for a row, of which only
+/// its shard can tell more.
+pub(crate) fn bytes_of(span: &Span) -> u64 {
+    match span {
+        Span::File(path) if path.is_dir() => {
+            let files = std::fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
+            files.filter_map(|entry| entry.metadata().ok()).map(|m| m.len()).sum()
+        }
+        Span::File(path) => std::fs::metadata(path).map_or(0, |m| m.len()),
+        Span::Range { bytes, .. } => bytes.end - bytes.start,
+        Span::Cell { .. } => 1 << 17,
+    }
 }
 
 /// What a decoder is asked for.

@@ -37,6 +37,8 @@ pub(crate) struct Counters {
     pub(crate) wanted: AtomicU64,
     pub(crate) frames: AtomicU64,
     pub(crate) levels: AtomicU64,
+    pub(crate) spaced: AtomicU64,
+    pub(crate) by_references: AtomicU64,
     pub(crate) dropped: AtomicU64,
     drops: Mutex<BTreeMap<u64, Drop>>,
 }
@@ -77,6 +79,8 @@ impl Counters {
             wanted_frames: load(&self.wanted),
             decoded_frames: load(&self.frames),
             level_samples: load(&self.levels),
+            spaced_samples: load(&self.spaced),
+            reference_samples: load(&self.by_references),
             read_s: seconds(Timer::Read),
             probe_s: seconds(Timer::Probe),
             plan_s: seconds(Timer::Plan),
@@ -128,6 +132,11 @@ pub struct Stats {
     pub decoded_frames: u64,
     /// Samples that a smaller encoding of a pyramid was decoded of.
     pub level_samples: u64,
+    /// Samples of videos whose references are regularly spaced, as conversion for training makes them.
+    pub spaced_samples: u64,
+    /// Of these, the samples that wanted frames at that spacing only: decoded of references alone. The
+    /// others, and videos of other kinds, are decoded with every frame that a wanted one leans on.
+    pub reference_samples: u64,
     /// Reading encoded bytes.
     pub read_s: f64,
     /// Finding media facts that no index held.
@@ -158,6 +167,12 @@ impl Stats {
     /// where nothing was decoded.
     pub fn decoded_per_wanted(&self) -> Option<f64> {
         (self.wanted_frames > 0).then(|| self.decoded_frames as f64 / self.wanted_frames as f64)
+    }
+
+    /// Share of the samples that the regular spacing of references served; absent where no video has
+    /// such.
+    pub fn by_references(&self) -> Option<f64> {
+        (self.spaced_samples > 0).then(|| self.reference_samples as f64 / self.samples as f64)
     }
 
     /// Stages of a worker with their seconds.

@@ -191,6 +191,11 @@ impl Worker<'_> {
             rows.row(n).set_facts(record.label.unwrap_or(NO_LABEL), record.id.0);
         }
 
+        if let Some(spacing) = info.spacing {
+            counters.spaced.fetch_add(1, Ordering::Relaxed);
+            let served = frames.iter().all(|frame| frame % spacing.stride.max(1) == 0);
+            counters.by_references.fetch_add(u64::from(served), Ordering::Relaxed);
+        }
         counters.samples.fetch_add(1, Ordering::Relaxed);
         counters.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         counters.wanted.fetch_add(frames.len() as u64, Ordering::Relaxed);

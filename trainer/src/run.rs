@@ -181,6 +181,7 @@ impl<B: TrainBackend> Training<'_, B> {
             let epoch = ((number - 1) / steps_per_epoch) as u32;
             let mut metric = reporter.measure(number, epoch, &step, u64::from(rows), feed.waited());
             metric.decoded_per_wanted = stats.decoded_per_wanted();
+            metric.by_references = stats.by_references();
             if number % steps_per_epoch == 0 || number == total {
                 metric.validation = hooks.validate(&learner, number)?;
             }
@@ -224,6 +225,10 @@ pub struct Metric {
     /// stride, many where every frame leans on others; absent where nothing was decoded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decoded_per_wanted: Option<f64>,
+    /// Share of the samples so far that were decoded of regularly spaced references alone, the others
+    /// with all that their frames lean on; absent where no video has such references.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_references: Option<f64>,
     /// Accuracy on the validation data, where it was measured after this step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Accuracy>,
@@ -286,6 +291,7 @@ impl Reporter {
             rows_per_s: rows as f64 / seconds,
             data_wait: ((waited - self.waited).as_secs_f64() / seconds).min(1.0),
             decoded_per_wanted: None,
+            by_references: None,
             validation: None,
         }
     }

@@ -174,6 +174,7 @@ fn same_speed((metric, other): (&Metric, &Metric)) -> Metric {
         rows_per_s: other.rows_per_s,
         data_wait: other.data_wait,
         decoded_per_wanted: other.decoded_per_wanted,
+        by_references: other.by_references,
         ..metric.clone()
     }
 }

@@ -87,13 +87,6 @@ impl Entries {
         self.labels.get(n).and_then(|label| u32::try_from(label).ok())
     }
 
-    /// Gives sample `n` another class index.
-    pub(crate) fn set_label(&mut self, n: usize, label: Option<u32>) {
-        if let Some(place) = self.labels.to_mut().get_mut(n) {
-            *place = label.map_or(-1, i64::from);
-        }
-    }
-
     /// The same in ascending order of `key`; equal ones stay in theirs.
     pub(crate) fn sort_by_key<K: Ord>(&mut self, key: impl Fn(&Entry) -> K) {
         let mut order: Vec<usize> = (0..self.len()).collect();
@@ -229,10 +222,9 @@ mod tests {
         assert_eq!(entries.iter().collect::<Vec<_>>(), all);
         assert_eq!(entries.bases[0], "/data/");
         assert_eq!((entries.bases.len(), entries.odd.len()), (3, 1));
-        entries.set_label(2, Some(9));
         entries.sort_by_key(|e| std::cmp::Reverse(e.label));
         assert_eq!(entries.get(0), all[1]);
-        assert_eq!(entries.label(1), Some(9));
+        assert_eq!(entries.label(1), Some(3));
         assert_eq!(entries.get(6), all[6]);
     }
 }

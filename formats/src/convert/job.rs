@@ -14,7 +14,7 @@ use super::sink::Sink;
 use super::{ConvertOptions, Format, Images, OnBroken, Videos};
 use crate::error::{FormatError, FormatErrorKind};
 use crate::index::in_parallel;
-use crate::record::{MediaKind, Record, ShardReader, Span};
+use crate::record::{MediaKind, Record, ShardReader};
 use crate::transcode::{Pyramid, Quality};
 
 /// Bytes of sources that are read ahead of the file being written.
@@ -24,6 +24,9 @@ const AHEAD: usize = 64;
 
 /// Most levels of a pyramid.
 const MAX_LEVELS: usize = 8;
+
+/// Most class folders that are made for labels without names.
+const MAX_FOLDERS: u32 = 1 << 20;
 
 /// A source that was read before its turn; taken once.
 type ReadAhead = Mutex<Option<Result<Vec<u8>, FormatError>>>;
@@ -68,7 +71,7 @@ impl<'a> Job<'a> {
             shards: shards.len(),
             samples: reader.len(),
             missing: reader.missing().to_vec(),
-            classes: reader.classes().to_vec(),
+            classes: classes(reader, options.format),
         };
         record.claim(out)?;
         Ok(Self { reader, out, options, record, sizes, shards })
@@ -111,7 +114,13 @@ impl<'a> Job<'a> {
             return Ok(());
         }
         let file = self.record.file_name(n);
-        let mut sink = Sink::create(&self.out.working(&file)?, &self.out.path(""), &self.record)?;
+        let shown = self.out.path(&file);
+        let working = match self.options.format {
+            Format::Folder => None,
+            _ => Some(self.out.working(&file)?),
+        };
+        let path = working.as_ref().map_or(shown.as_path(), |w| w.path());
+        let mut sink = Sink::create(path, &shown, &self.out.path(""), &self.record)?;
         let (mut samples, mut measured) = (Vec::new(), (Quality::default(), 0));
         for batch in self.batches(n) {
             for (sample, prepared) in self.prepare(batch, n, threads, tick) {
@@ -123,8 +132,8 @@ impl<'a> Job<'a> {
             measured = self.measure_one(n, &samples);
         }
         let (bytes, xxh3) = sink.finish()?;
-        if self.options.format != Format::Folder {
-            self.out.publish(&file)?;
+        if let Some(working) = working {
+            self.out.publish(&file, working)?;
         }
         let (quality, measured) = measured;
         let record = ShardRecord { file, bytes, xxh3, samples, quality, measured };
@@ -312,6 +321,18 @@ fn check_pyramid(kind: MediaKind, pyramid: &Pyramid, images: Images) -> Result<(
     }
 }
 
+/// The classes' names. Folders need one for each label: its number where the data set has none.
+fn classes(reader: &dyn ShardReader, format: Format) -> Vec<String> {
+    let mut names = reader.classes().to_vec();
+    if format == Format::Folder {
+        let most = (0..reader.len()).filter_map(|n| reader.record(n).label).max();
+        let least = names.len() as u32;
+        let most = most.filter(|most| *most < MAX_FOLDERS).map_or(least, |most| most + 1);
+        names.extend((least..most).map(|label| label.to_string()));
+    }
+    names
+}
+
 fn hash_of_listing(reader: &dyn ShardReader, sizes: &[u64]) -> String {
     let mut hash = xxhash_rust::xxh3::Xxh3::new();
     for (n, size) in sizes.iter().enumerate() {
@@ -326,22 +347,7 @@ fn hash_of_listing(reader: &dyn ShardReader, sizes: &[u64]) -> String {
 
 /// Bytes of each source, about.
 pub(super) fn sizes(reader: &dyn ShardReader) -> Vec<u64> {
-    (0..reader.len()).map(|n| size_of_payload(&reader.record(n))).collect()
-}
-
-fn size_of_payload(record: &Record) -> u64 {
-    match &record.span {
-        Span::File(path) if path.is_dir() => bytes_below(path),
-        Span::File(path) => std::fs::metadata(path).map_or(0, |m| m.len()),
-        Span::Range { bytes, .. } => bytes.end - bytes.start,
-        Span::Cell { .. } => 1 << 17,
-    }
-}
-
-/// Bytes of the files in a folder of frames.
-fn bytes_below(folder: &Path) -> u64 {
-    let files = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
-    files.filter_map(|entry| entry.metadata().ok()).map(|m| m.len()).sum()
+    (0..reader.len()).map(|n| reader.source_bytes(&reader.record(n))).collect()
 }
 
 /// Consecutive samples of about `limit` bytes together, at least one each.

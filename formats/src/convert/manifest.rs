@@ -1,6 +1,6 @@
 //! The sum of the done-records: `manifest.json`, `manifest.parquet`, `quarantine.tsv`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::place::Place;
-use super::records::{JobRecord, Outcome, SampleRecord, ShardRecord};
-use super::records::{sweep, to_json};
+use super::records::{FOLDER, JobRecord, Outcome, SampleRecord, ShardRecord, to_json};
 use super::{ConvertReport, Dropped, Format};
 use crate::error::{FormatError, FormatErrorKind};
 use crate::facts::parquet_error;
 use crate::store::StoreOptions;
+use crate::temporary::sweep;
 
 /// Counts, settings, shards with their hashes, classes, drops.
 pub const MANIFEST: &str = "manifest.json";
@@ -39,10 +39,23 @@ pub(super) fn finish(out: &Place) -> Result<ConvertReport, FormatError> {
         let text = manifest(&job, &shards, &report, &table);
         out.write(MANIFEST, text.as_bytes())?;
         if let Place::Local(folder) = out {
-            sweep(folder)?;
+            sweep_all(folder, &shards);
         }
     }
     Ok(report)
+}
+
+/// Removes what interrupted processes left in the folders that a finished conversion wrote to.
+fn sweep_all(out: &Path, shards: &[ShardRecord]) {
+    let written = std::fs::metadata(out.join(MANIFEST)).and_then(|m| m.modified());
+    let Ok(now) = written else { return };
+    let mut folders = BTreeSet::from([out.to_owned(), out.join(FOLDER)]);
+    for sample in shards.iter().flat_map(|s| &s.samples) {
+        let levels = sample.levels.iter().map(|(file, _)| file);
+        let parents = levels.chain(&sample.file).filter_map(|file| Path::new(file).parent());
+        folders.extend(parents.map(|parent| out.join(parent)));
+    }
+    sweep(&folders, now);
 }
 
 /// Joins what tasks wrote: takes the shards of `others` over into `out` and writes the manifest.
@@ -100,8 +113,9 @@ fn take_over(
         _ => vec![&shard.file],
     };
     for file in files {
-        from.fetch(file, &to.working(file)?)?;
-        to.publish(file)?;
+        let working = to.working(file)?;
+        from.fetch(file, working.path())?;
+        to.publish(file, working)?;
     }
     if job.settings.format == Format::Folder
         && let Some(bytes) = from.read(super::sink::CLASSES)?

@@ -21,6 +21,8 @@ pub(crate) mod records;
 mod sample;
 mod sink;
 mod table;
+#[cfg(all(test, feature = "video"))]
+mod tests;
 
 use std::path::Path;
 
@@ -32,7 +34,9 @@ use crate::store::StoreOptions;
 use crate::transcode::{PictureSettings, Pyramid, Quality, VideoSettings};
 
 pub use manifest::{MANIFEST, MANIFEST_TABLE, QUARANTINE, merge};
+pub(crate) use records::JOB;
 pub use sink::CLASSES;
+pub(crate) use sink::{UNLABELLED, full_names};
 
 /// How pictures are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

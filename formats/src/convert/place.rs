@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::Format;
-use super::records::{FOLDER, temporary, write_atomically};
+use super::records::FOLDER;
 use crate::error::{FormatError, FormatErrorKind};
 use crate::store::{AT_ONCE, Folder, Location, StoreOptions, locate};
+use crate::temporary::{Working, write_atomically};
 
 /// A folder that takes files under names with `/` between their parts.
 pub(crate) enum Place {
@@ -100,38 +101,33 @@ impl Place {
         }
     }
 
-    /// The local file in which `name` is made; its folder is there.
-    pub(crate) fn working(&self, name: &str) -> Result<PathBuf, FormatError> {
+    /// The local file in which `name` is made.
+    pub(crate) fn working(&self, name: &str) -> Result<Working, FormatError> {
         let path = match self {
-            Self::Local(folder) => temporary(&folder.join(name)),
+            Self::Local(folder) => folder.join(name),
             Self::Remote(_, staging) => staging.path().join(name),
         };
         let folder = path.parent().unwrap_or(&path);
         std::fs::create_dir_all(folder).map_err(|e| FormatError::new(folder, e))?;
-        Ok(path)
+        Working::beside(&path)
     }
 
     /// Makes the whole file at [`Self::working`] the one called `name`.
-    pub(crate) fn publish(&self, name: &str) -> Result<(), FormatError> {
-        let working = self.working(name)?;
+    pub(crate) fn publish(&self, name: &str, working: Working) -> Result<(), FormatError> {
         match self {
-            Self::Local(folder) => {
-                let path = folder.join(name);
-                std::fs::rename(working, &path).map_err(|e| FormatError::new(path, e))
-            }
-            Self::Remote(folder, _) => {
-                folder.write_file(name, &working)?;
-                std::fs::remove_file(&working).map_err(|e| FormatError::new(working, e))
-            }
+            Self::Local(folder) => working.publish(&folder.join(name)),
+            Self::Remote(folder, _) => folder.write_file(name, working.path()),
         }
     }
 
-    /// Copies `name` to a local file.
+    /// Copies `name` to a local file; one that is there is replaced.
     pub(crate) fn fetch(&self, name: &str, to: &Path) -> Result<(), FormatError> {
         let from = match self {
             Self::Remote(folder, _) => return folder.object(name)?.copy_to(to),
             Self::Local(folder) => folder.join(name),
         };
+        // A link cannot replace a file.
+        let _ = std::fs::remove_file(to);
         if std::fs::hard_link(&from, to).is_ok() {
             return Ok(());
         }

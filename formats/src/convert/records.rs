@@ -1,7 +1,6 @@
 //! What a folder remembers: one file about the job, one about each finished shard.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +13,9 @@ use crate::transcode::{Pyramid, Quality};
 
 /// Folder of the records inside the output.
 pub(crate) const FOLDER: &str = ".tubelet";
+
+/// The file about the job.
+pub(crate) const JOB: &str = ".tubelet/job.json";
 
 /// Everything about a conversion but its shards; the same for all tasks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -112,21 +114,17 @@ pub(crate) struct SampleRecord {
 }
 
 impl JobRecord {
-    fn name() -> String {
-        format!("{FOLDER}/job.json")
-    }
-
     /// The job whose shards are in `out`.
     pub(crate) fn read(out: &Place) -> Result<Self, FormatError> {
-        let absent = || std::io::Error::from(std::io::ErrorKind::NotFound);
-        let found = Self::find(out)?;
-        found.ok_or_else(|| FormatError::new(out.path(&Self::name()), absent()))
+        Self::find(out)?.ok_or_else(|| {
+            let what = format!("no conversion is here: {JOB} is not there");
+            FormatError::new(out.path(""), FormatErrorKind::Layout(what))
+        })
     }
 
     fn find(out: &Place) -> Result<Option<Self>, FormatError> {
-        let Some(text) = out.read(&Self::name())? else { return Ok(None) };
-        let wrong =
-            |e: serde_json::Error| FormatError::malformed(out.path(&Self::name()), e.to_string());
+        let Some(text) = out.read(JOB)? else { return Ok(None) };
+        let wrong = |e: serde_json::Error| FormatError::malformed(out.path(JOB), e.to_string());
         serde_json::from_slice(&text).map(Some).map_err(wrong)
     }
 
@@ -134,7 +132,11 @@ impl JobRecord {
     pub(crate) fn claim(&self, out: &Place) -> Result<(), FormatError> {
         out.prepare()?;
         match Self::find(out)? {
-            None => out.write(&Self::name(), to_json(self).as_bytes()),
+            None => {
+                out.write(JOB, to_json(self).as_bytes())?;
+                // Another one may have been begun at the same moment.
+                self.check(&Self::read(out)?, &out.path(""))
+            }
             Some(other) => self.check(&other, &out.path("")),
         }
     }
@@ -151,10 +153,13 @@ impl JobRecord {
             return differs(&format!("of split `{}`", other.settings.split));
         }
         if self.settings != other.settings {
-            return differs(&format!("settings {}", one_line(&other.settings)));
+            return differs(&differences(&self.settings, &other.settings).join(", "));
         }
         if self.listing != other.listing || self.missing != other.missing {
             return differs("other source files");
+        }
+        if self.classes != other.classes {
+            return differs("other classes or another order of them");
         }
         if self.tool != other.tool {
             return differs(&format!("by {}", other.tool));
@@ -216,39 +221,34 @@ pub(crate) fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
 }
 
-fn one_line(value: &impl Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_default()
+/// Which settings differ, and how: `images.train.quality is 85, now 90`.
+fn differences(now: &Settings, before: &Settings) -> Vec<String> {
+    let value = |settings| serde_json::to_value(settings).unwrap_or_default();
+    let mut found = Vec::new();
+    compare("", &value(now), &value(before), &mut found);
+    found
 }
 
-/// The name under which this process writes `path` before it is whole.
-pub(crate) fn temporary(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!("{name}.{}.tmp", std::process::id()))
-}
-
-/// Writes a file whole or not at all; several threads may write the same one.
-pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FormatError> {
-    static TURN: AtomicU64 = AtomicU64::new(0);
-    let turn = TURN.fetch_add(1, Ordering::Relaxed);
-    let temporary = temporary(&path.with_added_extension(turn.to_string()));
-    std::fs::write(&temporary, bytes)
-        .and_then(|()| std::fs::rename(&temporary, path))
-        .map_err(|e| FormatError::new(path, e))
-}
-
-/// Removes what interrupted processes left half written. Only for a folder whose conversion is
-/// complete: nobody writes there any more.
-pub(crate) fn sweep(out: &Path) -> Result<(), FormatError> {
-    let walk = walkdir::WalkDir::new(out).into_iter().filter_map(Result::ok);
-    for entry in walk.filter(|e| e.file_type().is_file()) {
-        if entry.path().extension().is_some_and(|e| e == "tmp") {
-            match std::fs::remove_file(entry.path()) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(FormatError::new(entry.path(), e));
-                }
-                _ => {}
+fn compare(at: &str, now: &serde_json::Value, before: &serde_json::Value, found: &mut Vec<String>) {
+    use serde_json::Value;
+    if let (Value::Object(a), Value::Object(b)) = (now, before) {
+        // Variants such as `keep` and `train` are no settings of their own.
+        if a.keys().all(|key| b.contains_key(key)) || at.is_empty() {
+            let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            for key in keys {
+                let inner = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+                let of = |map: &serde_json::Map<_, _>| map.get(key).cloned().unwrap_or_default();
+                compare(&inner, &of(a), &of(b), found);
             }
+            return;
         }
     }
-    Ok(())
+    if now != before {
+        let text = |value: &Value| match value {
+            Value::Null => "not set".to_owned(),
+            Value::String(text) => format!("`{text}`"),
+            other => other.to_string(),
+        };
+        found.push(format!("{at} is {}, now {}", text(before), text(now)));
+    }
 }

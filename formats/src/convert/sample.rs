@@ -2,17 +2,18 @@
 
 #[cfg(feature = "video")]
 use tubelet_core::Spacing;
-use tubelet_core::{MediaInfo, Size};
+use tubelet_core::{Clip, MediaInfo, Size};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::records::{Outcome, Settings};
 use super::{Images, Videos};
 use crate::decode::{decoder, sniff};
 use crate::error::FormatError;
-use crate::record::{Decoder, MediaKind, Record, ShardReader};
+use crate::record::{Decoder, FrameRequest, MediaKind, Record, ShardReader};
 #[cfg(feature = "video")]
 use crate::transcode::{GOP, VideoSettings, train_video};
 use crate::transcode::{Quality, Transcoded, picture_levels, train_picture};
+use crate::whole::cut_off;
 
 /// What is stored of a sample.
 pub(super) struct Payload {
@@ -65,10 +66,19 @@ impl<'a> Maker<'a> {
         measure: bool,
     ) -> Prepared {
         match read.as_ref().map(AsRef::as_ref) {
-            Ok(bytes) => Prepared {
-                source: (bytes.len() as u64, format!("{:016x}", xxh3_64(bytes))),
-                result: self.payload(record, bytes, measure),
-            },
+            Ok(bytes) => {
+                let hash = xxh3_64(bytes);
+                let stored = self.reader.stored_hash(record.id.0 as usize);
+                let result = match stored.filter(|stored| *stored != hash) {
+                    None => self.payload(record, bytes, measure),
+                    Some(stored) => {
+                        let what =
+                            format!("its bytes have hash {hash:016x}, stored is {stored:016x}");
+                        Err((Outcome::Broken, what))
+                    }
+                };
+                Prepared { source: (bytes.len() as u64, format!("{hash:016x}")), result }
+            }
             Err(error) => Prepared {
                 source: (0, String::new()),
                 result: Err((Outcome::Broken, error.kind.to_string())),
@@ -87,8 +97,10 @@ impl<'a> Maker<'a> {
         if let Some(why) = self.unwanted(&info) {
             return Err((Outcome::Filtered, why));
         }
+        let cut = self.cut_off(bytes, &info).map_err(broken)?;
         let done = self.transcode(bytes, measure).map_err(broken)?;
-        let (quality, note) = (done.quality, done.note);
+        let notes: Vec<String> = cut.into_iter().chain(done.note).collect();
+        let (quality, note) = (done.quality, (!notes.is_empty()).then(|| notes.join("; ")));
         let Some(new) = done.bytes else {
             let extension = extension(&record.name, bytes);
             let levels = self.levels(bytes, info.size).map_err(broken)?;
@@ -104,6 +116,19 @@ impl<'a> Maker<'a> {
         let extension = if self.is_video() { "mp4" } else { "jpg" }.to_owned();
         let levels = self.levels(bytes, after.size).map_err(broken)?;
         Ok(Payload { bytes: new, levels, info: after, extension, quality, note })
+    }
+
+    /// What of a file is not there, where it tells its length: a picture must be decodable all the
+    /// same, of a video the frames that are there are taken.
+    fn cut_off(&mut self, bytes: &[u8], info: &MediaInfo) -> Result<Option<String>, String> {
+        let Some(what) = cut_off(bytes) else { return Ok(None) };
+        if self.is_video() {
+            return Ok(Some(format!("{what}; {} frames are there", info.frames)));
+        }
+        let want = FrameRequest { frames: vec![0], region: None, planes: false };
+        let decoded = self.decoder.decode(bytes, info, &want, &mut Clip::new());
+        decoded.map_err(|e| format!("{what}: {e}"))?;
+        Ok(Some(what))
     }
 
     /// The smaller encodings of the picture `bytes`, which is kept in size `stored`.

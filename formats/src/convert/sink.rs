@@ -6,20 +6,28 @@ use std::sync::Arc;
 
 use arrow_schema::Schema;
 use parquet::arrow::ArrowWriter;
+use parquet::errors::ParquetError;
 use serde_json::json;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::records::{JobRecord, write_atomically};
+use super::place::Place;
+use super::records::JobRecord;
 use super::sample::Payload;
 use super::{Format, table};
 use crate::error::{FormatError, FormatErrorKind};
 use crate::facts::parquet_error;
 use crate::record::Record;
+use crate::temporary::write_atomically;
 
 /// Bytes of payload in memory before a row group is written.
 const GROUP_BYTES: usize = 32 << 20;
 /// File of a folder that names its classes in label order.
 pub const CLASSES: &str = "classes.txt";
+/// Folder of samples without a class.
+pub(crate) const UNLABELLED: &str = "unlabelled";
+
+/// Most bytes of a sample's or class's name in a file name; file systems take 255 in all.
+const MAX_NAME: usize = 200;
 
 /// The file that a sample has of its own, and those of its smaller encodings with their sizes.
 type Own = (Option<String>, Vec<(String, u64)>);
@@ -46,22 +54,28 @@ pub(super) enum Sink {
 }
 
 impl Sink {
-    /// A shard of `job` at `path`; plain files go into folders of `out`.
-    pub(super) fn create(path: &Path, out: &Path, job: &JobRecord) -> Result<Self, FormatError> {
+    /// A shard of `job` in the file `made`, called `path` in errors; plain files go into folders of
+    /// `out`.
+    pub(super) fn create(
+        made: &Path,
+        path: &Path,
+        out: &Path,
+        job: &JobRecord,
+    ) -> Result<Self, FormatError> {
         let (settings, classes) = (&job.settings, job.classes.clone());
         let path = path.to_owned();
         Ok(match settings.format {
             Format::Parquet => {
                 let sides = settings.sides();
                 let schema = Arc::new(table::schema(settings.kind, &classes, sides));
-                let file = HashingFile::create(&path)?;
+                let file = HashingFile::create(made, &path)?;
                 let properties = Some(table::properties(settings.kind, sides));
                 let writer = ArrowWriter::try_new(file, Arc::clone(&schema), properties)
-                    .map_err(|e| parquet_error(&path, &e))?;
+                    .map_err(|e| write_error(&path, &e))?;
                 Self::Parquet { path, schema, writer: Box::new(writer) }
             }
             Format::Webdataset => {
-                let mut writer = tar::Builder::new(HashingFile::create(&path)?);
+                let mut writer = tar::Builder::new(HashingFile::create(made, &path)?);
                 writer.mode(tar::HeaderMode::Deterministic);
                 let sides = settings.sides().to_vec();
                 Self::Tar { path, writer: Box::new(writer), classes, sides }
@@ -88,11 +102,11 @@ impl Sink {
     ) -> Result<Own, FormatError> {
         match self {
             Self::Parquet { path, schema, writer } => {
-                let failed = |e: &dyn std::fmt::Display| parquet_error(path, e);
-                let row = table::row(schema, sample, payload, hash).map_err(|e| failed(&e))?;
-                writer.write(&row).map_err(|e| failed(&e))?;
+                let row = table::row(schema, sample, payload, hash);
+                let row = row.map_err(|e| parquet_error(path, &e))?;
+                writer.write(&row).map_err(|e| write_error(path, &e))?;
                 if writer.in_progress_size() >= GROUP_BYTES {
-                    writer.flush().map_err(|e| failed(&e))?;
+                    writer.flush().map_err(|e| write_error(path, &e))?;
                 }
                 Ok((None, Vec::new()))
             }
@@ -115,7 +129,7 @@ impl Sink {
             }
             Self::Folder { out, split, classes, sides } => {
                 let class = sample.label.and_then(|l| classes.get(l as usize));
-                let class = class.map_or("unlabelled", String::as_str);
+                let class = class.map_or(UNLABELLED, String::as_str);
                 let stem = Path::new(&sample.name).file_stem().unwrap_or_default();
                 let stem = plain(&stem.to_string_lossy());
                 let stem = format!("{:09}-{stem}", sample.id.0);
@@ -136,7 +150,7 @@ impl Sink {
     pub(super) fn finish(self) -> Result<(u64, String), FormatError> {
         match self {
             Self::Parquet { path, writer, .. } => {
-                writer.into_inner().map_err(|e| parquet_error(&path, &e))?.finish()
+                writer.into_inner().map_err(|e| write_error(&path, &e))?.finish()
             }
             Self::Tar { path, writer, .. } => {
                 writer.into_inner().map_err(|e| FormatError::new(&path, e))?.finish()
@@ -150,6 +164,15 @@ impl Sink {
 fn levels<'a>(sides: &'a [u32], payload: &'a Payload) -> impl Iterator<Item = (u32, &'a [u8])> {
     let pairs = sides.iter().zip(&payload.levels);
     pairs.filter_map(|(side, level)| Some((*side, level.as_deref()?)))
+}
+
+/// What the system said where it was the system.
+fn write_error(path: &Path, error: &ParquetError) -> FormatError {
+    let ParquetError::External(cause) = error else { return parquet_error(path, error) };
+    match cause.downcast_ref::<std::io::Error>() {
+        Some(io) => FormatError::new(path, std::io::Error::new(io.kind(), io.to_string())),
+        None => parquet_error(path, error),
+    }
 }
 
 fn write_file(out: &Path, file: &str, bytes: &[u8]) -> Result<(), FormatError> {
@@ -192,10 +215,23 @@ fn folder_names(classes: &[String], out: &Path) -> Result<Vec<String>, FormatErr
     Ok(names)
 }
 
-/// `name` without what a file name must not have.
+/// The names of `classes`, folders of the conversion in `out`, as they were before they became
+/// folders; the same where that is not known.
+pub(crate) fn full_names(out: &Path, classes: Vec<String>) -> Vec<String> {
+    let known = || {
+        let job = JobRecord::read(&Place::Local(out.to_owned())).ok()?;
+        let folders: Vec<String> = job.classes.iter().map(|class| plain(class)).collect();
+        (folders == classes).then_some(job.classes)
+    };
+    known().unwrap_or(classes)
+}
+
+/// `name` without what a file name must not have, and short enough for a number and an extension
+/// beside it.
 fn plain(name: &str) -> String {
     let forbidden = |c: char| matches!(c, '/' | '\\' | ':' | '\n' | '\r' | '\0');
-    let name: String = name.chars().map(|c| if forbidden(c) { '_' } else { c }).collect();
+    let mut name: String = name.chars().map(|c| if forbidden(c) { '_' } else { c }).collect();
+    name.truncate(name.floor_char_boundary(MAX_NAME));
     if name.starts_with('.') || name.is_empty() { format!("_{name}") } else { name }
 }
 
@@ -208,8 +244,9 @@ pub(super) struct HashingFile {
 }
 
 impl HashingFile {
-    fn create(path: &Path) -> Result<Self, FormatError> {
-        let file = std::fs::File::create(path).map_err(|e| FormatError::new(path, e))?;
+    /// The file `made`, called `path` in errors.
+    fn create(made: &Path, path: &Path) -> Result<Self, FormatError> {
+        let file = std::fs::File::create(made).map_err(|e| FormatError::new(path, e))?;
         let file = std::io::BufWriter::new(file);
         Ok(Self { path: path.to_owned(), file, hash: Xxh3::new(), bytes: 0 })
     }

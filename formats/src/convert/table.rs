@@ -10,11 +10,12 @@ use parquet::basic::Compression;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use serde_json::json;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::sample::Payload;
 use crate::facts::info_columns;
 use crate::record::{MediaKind, Record};
-use crate::shard::parquet::LEVELS;
+use crate::shard::parquet::{LEVELS, level_hash};
 
 /// The shards' schema, with the metadata by which Hugging Face's `datasets` shows media and classes.
 /// `sides` are those of further, smaller encodings.
@@ -47,6 +48,9 @@ pub(super) fn schema(kind: MediaKind, classes: &[String], sides: &[u32]) -> Sche
         let name = level_column(*side);
         features[&name] = json!({"_type": "Image"});
         fields.push(Field::new(name, DataType::Struct(media_fields()), true));
+        let name = level_hash(*side);
+        features[&name] = value("string");
+        fields.push(Field::new(name, DataType::Utf8, true));
     }
     let text = json!({"info": {"features": features}}).to_string();
     let metadata = std::collections::HashMap::from([("huggingface".to_owned(), text)]);
@@ -86,10 +90,12 @@ pub(super) fn row(
     columns.extend(info_columns(&[&payload.info]).into_iter().map(|(_, column)| column));
     columns.push(Arc::new(StringArray::from(vec![hash])));
     for level in &payload.levels {
+        let hash = level.as_ref().map(|bytes| format!("{:016x}", xxh3_64(bytes)));
         columns.push(match level {
             Some(bytes) => Arc::new(media(bytes, None)?),
             None => Arc::new(StructArray::new_null(media_fields(), 1)),
         });
+        columns.push(Arc::new(StringArray::from(vec![hash])));
     }
     RecordBatch::try_new(Arc::clone(schema), columns)
 }

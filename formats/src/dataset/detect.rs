@@ -28,7 +28,20 @@ pub fn detect(path: &Path, split: &str) -> Result<Layout, FormatError> {
     if path.is_file() {
         return of_file(path);
     }
-    Err(FormatError::new(path, std::io::Error::from(std::io::ErrorKind::NotFound)))
+    Err(nothing_there(path))
+}
+
+/// Refuses a path that is nothing.
+///
+/// # Errors
+/// When there is no such file or folder.
+pub(crate) fn check_there(path: &Path) -> Result<(), FormatError> {
+    let there = path.exists() || shards::braces(path).is_some();
+    if there { Ok(()) } else { Err(nothing_there(path)) }
+}
+
+fn nothing_there(path: &Path) -> FormatError {
+    FormatError::new(path, FormatErrorKind::Layout("there is no such file or folder".to_owned()))
 }
 
 fn of_file(path: &Path) -> Result<Layout, FormatError> {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::{FRAME_RATE, Listing, sorted};
+use super::{FRAME_RATE, Listing, is_output, sorted, splits};
 use crate::error::FormatError;
 use crate::frames::{frame_name, numbered};
 
@@ -14,7 +14,7 @@ const FEWEST: usize = 8;
 /// Whether the first videos below `root/split`, or `root`, are at least two levels down and hold a
 /// row of numbered pictures from 0 or 1.
 pub(super) fn looks_like(root: &Path, split: &str) -> bool {
-    let base = base(root, split);
+    let Ok(base) = splits::folder(root, split) else { return false };
     let Some(first) = first_leaf(&base) else { return false };
     let deep = first.strip_prefix(&base).is_ok_and(|p| p.components().count() >= 2);
     let starts = |files: &[PathBuf]| {
@@ -23,9 +23,9 @@ pub(super) fn looks_like(root: &Path, split: &str) -> bool {
     deep && numbered(&first).is_ok_and(|files| starts(&files))
 }
 
-/// Lists the folders below `root/split`, or below `root` where there is no such folder.
+/// Lists the folders below the split's folder in `root`, or below `root` where it has none of splits.
 pub(super) fn list(root: &Path, split: &str) -> Result<Listing, FormatError> {
-    let base = base(root, split);
+    let base = splits::folder(root, split)?;
     let mut folders = Vec::new();
     leaves(&base, &mut folders)?;
     let class_of = |path: &Path| -> Option<String> {
@@ -52,11 +52,6 @@ pub(super) fn is_video(path: &Path) -> bool {
         })
 }
 
-fn base(root: &Path, split: &str) -> PathBuf {
-    let inside = root.join(split);
-    if inside.is_dir() { inside } else { root.to_owned() }
-}
-
 /// All folders below `folder` that hold numbered pictures, in order.
 fn leaves(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), FormatError> {
     let entries = sorted(folder)?;
@@ -65,7 +60,8 @@ fn leaves(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), FormatError> {
         return Ok(());
     }
     let hidden = |p: &Path| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
-    entries.iter().filter(|p| !hidden(p) && p.is_dir()).try_for_each(|p| leaves(p, found))
+    let wanted = |p: &&PathBuf| !hidden(p) && p.is_dir() && !is_output(p);
+    entries.iter().filter(wanted).try_for_each(|p| leaves(p, found))
 }
 
 /// The first folder without folders, going into the first one of each.
@@ -73,7 +69,7 @@ fn first_leaf(folder: &Path) -> Option<PathBuf> {
     let hidden = |p: &Path| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
     let mut at = folder.to_owned();
     for _ in 0..8 {
-        match sorted(&at).ok()?.into_iter().find(|p| p.is_dir() && !hidden(p)) {
+        match sorted(&at).ok()?.into_iter().find(|p| p.is_dir() && !hidden(p) && !is_output(p)) {
             Some(inner) => at = inner,
             None => return Some(at),
         }

@@ -5,7 +5,8 @@
 //! padded to six digits, and lie anywhere below a folder of the split: flat, in class folders, or in
 //! the tar and tar.gz files of the CVDF mirror (looked into where a folder has no loose clips). What
 //! lies in `replacement` stands for a broken clip of the same name. Class ids are the sorted names
-//! over all annotation files of the data set, so that its splits agree.
+//! over all annotation files of the data set, so that its splits agree. Labels may be absent from
+//! the split `test` alone.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -18,17 +19,22 @@ use crate::shard::OpenOptions;
 use crate::shard::catalogue::Item;
 
 /// One clip of the annotations.
-#[derive(Deserialize)]
 struct Row {
-    #[serde(default)]
+    /// Where it stands, for errors.
+    place: Place,
     label: String,
     youtube_id: String,
-    #[serde(default)]
     time_start: Option<f64>,
-    #[serde(default)]
     time_end: Option<f64>,
-    #[serde(default)]
     split: String,
+}
+
+/// Where a clip's annotation stands.
+#[derive(Clone, Copy)]
+enum Place {
+    Line(u64),
+    /// In a JSON file, under its name.
+    Name,
 }
 
 /// One clip of a JSON file.
@@ -72,17 +78,27 @@ pub(super) fn list(root: &Path, options: &OpenOptions) -> Result<Listing, Format
     let mut listing = Listing::default();
     let clips = Clips::find(root, options, &mut listing)?;
     for row in of_split(read(&wanted)?, split) {
+        if row.label.is_empty() && split != "test" {
+            let what =
+                format!("clip {} has no label, as only those of split `test` may", row.youtube_id);
+            let error = FormatError::malformed(&wanted, what);
+            return Err(match row.place {
+                Place::Line(line) => error.at(format!("line {line}")),
+                Place::Name => error,
+            });
+        }
         let label = classes.binary_search(&row.label).ok().map(|l| l as u32);
         let stems = stems(&row);
-        match stems.iter().find_map(|stem| clips.0.get(stem)) {
-            Some(Place::File(path)) => listing.add_found(root, path.clone(), label),
-            Some(Place::Member(archive, shard, item)) => {
+        match stems.iter().find_map(|stem| clips.media.get(stem)) {
+            Some(Medium::File(path)) => listing.add_found(root, path.clone(), label),
+            Some(Medium::Member(archive, shard, item)) => {
                 listing.add_item(root, archive, *shard, item, label);
             }
             None => listing.missing.push(format!("{split}/{}.mp4", stems[0])),
         }
     }
     listing.classes = classes;
+    listing.notes.extend(clips.note());
     Ok(listing)
 }
 
@@ -98,13 +114,20 @@ fn of_split(mut rows: Vec<Row>, split: &str) -> Vec<Row> {
 }
 
 /// Where a clip is.
-enum Place {
+enum Medium {
     File(PathBuf),
     Member(PathBuf, u32, Item),
 }
 
 /// Clips by the stems of their names.
-struct Clips(HashMap<String, Place>);
+#[derive(Default)]
+struct Clips {
+    media: HashMap<String, Medium>,
+    /// Stems that several files have, but for replacements: how many, and the first.
+    twice: (usize, Option<String>),
+    /// Folders that hold a conversion's output.
+    outputs: BTreeSet<PathBuf>,
+}
 
 impl Clips {
     /// Those of the split, which replacements override.
@@ -114,7 +137,7 @@ impl Clips {
         listing: &mut Listing,
     ) -> Result<Self, FormatError> {
         let split = options.split.as_str();
-        let mut clips = Self(HashMap::new());
+        let mut clips = Self::default();
         let short = if matches!(split, "validation" | "validate") { "val" } else { split };
         let long = if short == "val" { "validation" } else { split };
         let named = [split, short, long, "validate"].map(str::to_owned);
@@ -132,18 +155,41 @@ impl Clips {
         };
         let mut own = shards::tars(root);
         own.retain(|p| archive(p, short));
-        clips.add_archives(&own, options, listing)?;
-        if clips.0.is_empty() {
+        clips.add_archives(root, &own, options, listing)?;
+        if clips.media.is_empty() {
             clips.add_folder(root, options, listing)?;
         }
+        let twice = clips.twice.clone();
         for path in sorted(root)?.iter().filter(|p| archive(p, "replacement")) {
             if path.is_dir() {
                 clips.add_folder(path, options, listing)?;
             } else if shards::tars(root).contains(path) {
-                clips.add_archives(std::slice::from_ref(path), options, listing)?;
+                clips.add_archives(root, std::slice::from_ref(path), options, listing)?;
             }
         }
+        clips.twice = twice;
         Ok(clips)
+    }
+
+    fn insert(&mut self, stem: String, medium: Medium) {
+        if self.media.insert(stem.clone(), medium).is_some() {
+            self.twice.0 += 1;
+            self.twice.1.get_or_insert(stem);
+        }
+    }
+
+    /// What a person should know of how clips were found.
+    fn note(self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if let (count, Some(first)) = self.twice {
+            notes.push(format!(
+                "{count} clips are there more than once, such as {first}: the last one found is taken"
+            ));
+        }
+        let left =
+            |path: PathBuf| format!("{} holds a conversion and was left out", path.display());
+        notes.extend(self.outputs.into_iter().map(left));
+        notes
     }
 
     /// Adds the clips below a folder or, where there are none, those of the archives in it.
@@ -153,27 +199,33 @@ impl Clips {
         options: &OpenOptions,
         listing: &mut Listing,
     ) -> Result<(), FormatError> {
-        let media = media_below(folder)?;
+        let (media, outputs) = media_below(folder)?;
+        self.outputs.extend(outputs);
         if media.is_empty() {
-            return self.add_archives(&shards::tars(folder), options, listing);
+            return self.add_archives(folder, &shards::tars(folder), options, listing);
         }
         for path in media {
-            self.0.insert(stem(&path), Place::File(path));
+            self.insert(stem(&path), Medium::File(path));
         }
         Ok(())
     }
 
     fn add_archives(
         &mut self,
+        root: &Path,
         paths: &[PathBuf],
         options: &OpenOptions,
         listing: &mut Listing,
     ) -> Result<(), FormatError> {
         for (path, (file, items)) in paths.iter().zip(shards::members_of(paths, options)?) {
             let shard = listing.add_archive(file);
-            for item in items.into_iter().filter(|i| kind_by_name(Path::new(&i.name)).is_some()) {
+            for lost in items.iter().filter(|item| item.is_lost()) {
+                listing.add_lost(root, path, lost);
+            }
+            let items = items.into_iter().filter(|item| !item.is_lost());
+            for item in items.filter(|i| kind_by_name(Path::new(&i.name)).is_some()) {
                 let stem = stem(Path::new(&item.name));
-                self.0.insert(stem, Place::Member(path.clone(), shard, item));
+                self.insert(stem, Medium::Member(path.clone(), shard, item));
             }
         }
         Ok(())
@@ -261,13 +313,53 @@ fn read(path: &Path) -> Result<Vec<Row>, FormatError> {
         let line = e.position().map_or(0, csv::Position::line);
         FormatError::malformed(path, e.to_string()).at(format!("line {line}"))
     };
-    csv::ReaderBuilder::new()
-        .trim(csv::Trim::All)
-        .from_path(path)
-        .map_err(at)?
-        .deserialize()
-        .map(|row| row.map_err(at))
-        .collect()
+    let reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_path(path);
+    let mut reader = reader.map_err(at)?;
+    let columns = Columns::of(path, reader.headers().map_err(at)?)?;
+    reader.records().map(|record| columns.row(path, &record.map_err(at)?)).collect()
+}
+
+/// Places of the columns of a CSV file.
+struct Columns {
+    youtube_id: usize,
+    label: Option<usize>,
+    times: [Option<usize>; 2],
+    split: Option<usize>,
+}
+
+impl Columns {
+    fn of(path: &Path, header: &csv::StringRecord) -> Result<Self, FormatError> {
+        let find =
+            |name: &str| header.iter().position(|h| h.trim_start_matches('\u{feff}') == name);
+        let youtube_id = find("youtube_id").ok_or_else(|| {
+            let names = header.iter().collect::<Vec<_>>().join(", ");
+            let what = format!("no column `youtube_id` among {names}");
+            FormatError::malformed(path, what).at("line 1")
+        })?;
+        let times = [find("time_start"), find("time_end")];
+        Ok(Self { youtube_id, label: find("label"), times, split: find("split") })
+    }
+
+    fn row(&self, path: &Path, record: &csv::StringRecord) -> Result<Row, FormatError> {
+        let line = record.position().map_or(0, csv::Position::line);
+        let text = |column: Option<usize>| column.and_then(|c| record.get(c)).unwrap_or_default();
+        let time = |n: usize| match text(self.times[n]) {
+            "" => Ok(None),
+            text => text.parse().map(Some).map_err(|_| {
+                let column = ["time_start", "time_end"][n];
+                let what = format!("column {column} is `{text}`, not a number of seconds");
+                FormatError::malformed(path, what).at(format!("line {line}"))
+            }),
+        };
+        Ok(Row {
+            place: Place::Line(line),
+            label: text(self.label).to_owned(),
+            youtube_id: text(Some(self.youtube_id)).to_owned(),
+            time_start: time(0)?,
+            time_end: time(1)?,
+            split: text(self.split).to_owned(),
+        })
+    }
 }
 
 fn read_json(path: &Path) -> Result<Vec<Row>, FormatError> {
@@ -278,7 +370,8 @@ fn read_json(path: &Path) -> Result<Vec<Row>, FormatError> {
         let (label, segment) =
             clip.annotations.map_or_else(Default::default, |a| (a.label, a.segment));
         let (time_start, time_end) = (segment.map(|s| s.0), segment.map(|s| s.1));
-        Row { label, youtube_id, time_start, time_end, split: clip.subset }
+        let place = Place::Name;
+        Row { place, label, youtube_id, time_start, time_end, split: clip.subset }
     };
     Ok(clips.into_iter().map(row).collect())
 }

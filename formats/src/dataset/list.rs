@@ -3,24 +3,54 @@
 //! Fields are separated as asked for, else by a tab, a comma or one space, tried in that order; a
 //! path with spaces is quoted or tab separated. One to three fields: `path`, `path label`, `path
 //! frames label`. Paths are relative to the list's folder (or the folder given). A path that is a
-//! folder is a video of numbered pictures; one without an extension that is none gets `.mp4`.
+//! folder is a video of numbered pictures; one without an extension that is none gets `.mp4`. Labels
+//! are all numbers or all names, `-1` is none; a first line of column names is passed over.
 //! SlowFast's lists of frames (`original_vido_id video_id frame_id path labels`) are read too: the
 //! folder of a video's frames is the video.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::{FRAME_RATE, Listing, kind_by_name, lines, read_text};
+use super::labels::{Labels, MAX_CLASSES};
+use super::{FRAME_RATE, Listing, kind_by_name, lines, read_text, some_of};
 use crate::error::{FormatError, FormatErrorKind};
 use crate::shard::OpenOptions;
 
 /// First word of SlowFast's lists of frames, spelled as they spell it.
 const FRAME_LIST: &str = "original_vido_id";
-/// Most classes that numbers may count.
-const MAX_CLASSES: u32 = 1 << 20;
+/// Words that head the columns of paths and of labels.
+const HEADS: [&[&str]; 2] = [
+    &[
+        "path",
+        "file",
+        "filename",
+        "file_name",
+        "filepath",
+        "video",
+        "video_path",
+        "video_id",
+        "image",
+        "image_path",
+        "image_id",
+        "name",
+        "id",
+    ],
+    &[
+        "label",
+        "labels",
+        "class",
+        "class_id",
+        "class_index",
+        "class_name",
+        "category",
+        "target",
+        "label_id",
+    ],
+];
 
 /// One line.
 struct Row {
+    /// Its number from 1.
+    line: usize,
     path: PathBuf,
     frames: Option<u32>,
     label: Option<String>,
@@ -38,9 +68,15 @@ pub(super) fn looks_like(root: &Path, split: &str) -> bool {
                 })
             })
     };
-    split_file(root, split).is_some_and(|path| {
-        read_text(&path).is_ok_and(|t| t.lines().next().is_some_and(names_medium))
-    })
+    let names_columns = |line: &str| row(root, line, None).is_ok_and(|row| is_header(&row));
+    let fits = |text: String| {
+        let mut lines = text.lines();
+        match lines.next() {
+            Some(first) if names_columns(first) => lines.next().is_some_and(names_medium),
+            first => first.is_some_and(names_medium),
+        }
+    };
+    split_file(root, split).is_some_and(|path| read_text(&path).is_ok_and(fits))
 }
 
 /// Lists the media of a list file, or of the list for the split in a folder.
@@ -56,37 +92,60 @@ pub(super) fn list(root: &Path, options: &OpenOptions) -> Result<Listing, Format
     };
     let base = if root.is_dir() { root } else { file.parent().unwrap_or(Path::new("")) };
     let text = read_text(&file)?;
-    let rows = match text.starts_with(FRAME_LIST) {
+    let mut rows = match text.starts_with(FRAME_LIST) {
         true => frame_list(&file, &text)?,
         false => lines(&text)
             .map(|(n, line)| {
-                row(&file, line, options.separator).map_err(|e| e.at(format!("line {n}")))
+                row(&file, line, options.separator)
+                    .map(|row| Row { line: n, ..row })
+                    .map_err(|e| e.at(format!("line {n}")))
             })
             .collect::<Result<_, _>>()?,
     };
-    let labels: BTreeSet<&str> = rows.iter().filter_map(|r| r.label.as_deref()).collect();
-    let numbers = labels.iter().all(|l| l.parse::<u32>().is_ok());
-    let names: Vec<String> = labels.iter().map(|l| (*l).to_owned()).collect();
     let mut listing = Listing::default();
-    for row in &rows {
-        let id = row.label.as_ref().and_then(|label| match numbers {
-            true => label.parse().ok(),
-            false => names.binary_search(label).ok().map(|l| l as u32),
-        });
-        add(&mut listing, base, row, id);
+    if rows.first().is_some_and(|row| is_header(row) && !base.join(&row.path).exists()) {
+        let head = rows.remove(0);
+        listing.notes.push(format!("line {} of {} names columns", head.line, file.display()));
     }
-    listing.classes = match numbers {
-        true => {
-            let most = listing.entries.iter().filter_map(|e| e.label).max();
-            if most.is_some_and(|most| most >= MAX_CLASSES) {
-                let what = format!("class number {}, at most {MAX_CLASSES}", most.unwrap_or(0));
-                return Err(FormatError::malformed(&file, what));
-            }
-            (0..most.map_or(0, |m| m + 1)).map(|l| l.to_string()).collect()
-        }
-        false => names,
-    };
+    let labels = labels(&file, &rows)?;
+    for row in &rows {
+        add(&mut listing, base, row, labels.label((None, row.label.as_deref())));
+    }
+    listing.classes = labels.names;
+    if listing.entries.is_empty() && !listing.missing.is_empty() {
+        let first = lines(&text).last().map_or("", |(_, line)| line);
+        let what = format!(
+            "all {} files that it lists are missing: {}; its fields are taken to be separated by {:?}, \
+             --separator names another character",
+            listing.missing.len(),
+            some_of(&listing.missing),
+            options.separator.unwrap_or_else(|| separator_of(first)),
+        );
+        return Err(FormatError::new(&file, FormatErrorKind::Layout(what)));
+    }
     Ok(listing)
+}
+
+/// The classes of the lines.
+fn labels(file: &Path, rows: &[Row]) -> Result<Labels, FormatError> {
+    let wrong = |row: usize, what: String| {
+        FormatError::malformed(file, what).at(format!("line {}", rows[row].line))
+    };
+    let numbers = || rows.iter().map(|r| r.label.as_deref().map(str::parse::<u64>));
+    let large = numbers().position(|l| matches!(l, Some(Ok(n)) if n >= u64::from(MAX_CLASSES)));
+    if let (Some(large), true) = (large, numbers().flatten().all(|l| l.is_ok())) {
+        let text = rows[large].label.clone().unwrap_or_default();
+        return Err(wrong(large, format!("class number {text}, at most {}", MAX_CLASSES - 1)));
+    }
+    Labels::of(rows.iter().map(|r| (None, r.label.as_deref())))
+        .map_err(|odd| wrong(odd.sample, odd.what))
+}
+
+/// Whether a line names columns.
+fn is_header(row: &Row) -> bool {
+    let is = |words: &[&str], text: &str| words.contains(&text.to_lowercase().as_str());
+    is(HEADS[0], &row.path.to_string_lossy())
+        && row.label.as_deref().is_none_or(|label| is(HEADS[1], label))
 }
 
 /// Adds the medium of a line.
@@ -116,14 +175,17 @@ fn frame_list(file: &Path, text: &str) -> Result<Vec<Row>, FormatError> {
         let path = Path::new(path.trim_matches('"')).parent().unwrap_or(Path::new("")).to_owned();
         let label = Some(label.trim_matches('"').to_owned()).filter(|l| !l.is_empty());
         if seen.insert(path.clone()) {
-            rows.push(Row { path, frames: None, label });
+            rows.push(Row { line: n, path, frames: None, label });
         }
     }
     Ok(rows)
 }
 
 fn split_file(root: &Path, split: &str) -> Option<PathBuf> {
-    ["csv", "txt", "tsv"].iter().map(|e| root.join(format!("{split}.{e}"))).find(|p| p.is_file())
+    let names = super::split_names(split).into_iter();
+    names
+        .flat_map(|name| ["csv", "txt", "tsv"].map(|e| root.join(format!("{name}.{e}"))))
+        .find(|path| path.is_file())
 }
 
 /// One line's path, frames and label.
@@ -144,23 +206,29 @@ fn row(file: &Path, line: &str, separator: Option<char>) -> Result<Row, FormatEr
     if path.is_empty() {
         return Err(wrong("the path is empty".to_owned()));
     }
-    let frames =
-        frames.map(|f| f.parse().map_err(|_| wrong(format!("`{f}` is no number of frames"))));
-    Ok(Row { path: PathBuf::from(path), frames: frames.transpose()?, label })
+    let mut row = Row { line: 0, path: PathBuf::from(path), frames: None, label };
+    match frames.map(|f| f.parse().map_err(|_| wrong(format!("`{f}` is no number of frames")))) {
+        Some(Err(_)) if is_header(&row) => {}
+        frames => row.frames = frames.transpose()?,
+    }
+    Ok(row)
+}
+
+/// What separates the fields of a line, by its looks.
+fn separator_of(line: &str) -> char {
+    if line.contains('\t') {
+        '\t'
+    } else if !line.starts_with('"') && line.contains(',') || line.contains("\",") {
+        ','
+    } else {
+        ' '
+    }
 }
 
 /// The fields of one line.
 fn fields(line: &str, separator: Option<char>) -> Result<Vec<String>, String> {
     let line = line.trim();
-    let separator = separator.unwrap_or_else(|| {
-        if line.contains('\t') {
-            '\t'
-        } else if !line.starts_with('"') && line.contains(',') || line.contains("\",") {
-            ','
-        } else {
-            ' '
-        }
-    });
+    let separator = separator.unwrap_or_else(|| separator_of(line));
     let mut rest = line;
     let mut fields = Vec::new();
     loop {

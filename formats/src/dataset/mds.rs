@@ -4,14 +4,15 @@
 //!
 //! The medium is the column asked for by name, else the first of encoding `jpeg`, `png` or `pil`,
 //! else the first of encoding `bytes`; the class is a number or text in a column called `label`,
-//! `class` or alike.
+//! `class` or alike; texts that are all numbers are these numbers.
 
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use tubelet_core::Size;
 
-use super::{Entry, Listing, Source, numbers, read_text, relative_name};
+use super::labels::Labels;
+use super::{Entry, Listing, Source, read_text, relative_name, split_names};
 use crate::decode::sniff;
 use crate::error::FormatError;
 use crate::record::MediaKind;
@@ -62,16 +63,18 @@ pub(super) fn is_index(path: &Path) -> bool {
 
 /// Whether there is an index in `root` or its folder for the split.
 pub(super) fn looks_like(root: &Path, split: &str) -> bool {
-    is_index(&root.join("index.json")) || is_index(&root.join(split).join("index.json"))
+    let inside = |name| is_index(&root.join(name).join("index.json"));
+    is_index(&root.join("index.json")) || split_names(split).into_iter().any(inside)
 }
 
 /// Lists the samples of the split.
 pub(super) fn list(root: &Path, options: &OpenOptions) -> Result<Listing, FormatError> {
-    let split = root.join(&options.split).join("index.json");
-    let index = match root.is_file() {
-        true => root.to_owned(),
-        false if split.is_file() => split,
-        false => root.join("index.json"),
+    let names = split_names(&options.split).into_iter();
+    let inside = names.map(|name| root.join(name).join("index.json")).find(|p| p.is_file());
+    let index = match inside {
+        _ if root.is_file() => root.to_owned(),
+        Some(inside) => inside,
+        None => root.join("index.json"),
     };
     let folder = index.parent().unwrap_or(Path::new(""));
     let facts: IndexFile = serde_json::from_str(&read_text(&index)?).map_err(|e| {
@@ -99,20 +102,31 @@ pub(super) fn list(root: &Path, options: &OpenOptions) -> Result<Listing, Format
             }
         }
     }
-    let items = found.iter().flat_map(|(_, _, items)| items);
-    let classes: std::collections::BTreeSet<&String> =
-        items.filter_map(|i| i.class.as_ref()).collect();
-    let classes: Vec<String> = classes.into_iter().cloned().collect();
-    let numbers = numbers(&classes);
+    let all = || found.iter().flat_map(|(_, path, items)| items.iter().map(move |i| (path, i)));
+    let labels = Labels::of(all().map(|(_, item)| said(item))).map_err(|odd| {
+        let error = FormatError::malformed(&index, odd.what);
+        match all().nth(odd.sample) {
+            Some((path, item)) => error.at(format!("{}/{}", relative_name(root, path), item.name)),
+            None => error,
+        }
+    })?;
     for (shard, path, items) in &found {
         for item in items {
-            let by_name = || numbers.get(item.class.as_deref()?).copied();
-            let label = item.label.or_else(by_name);
-            listing.entries.push(entry(root, path, *shard, item, label));
+            listing.entries.push(entry(root, path, *shard, item, labels.label(said(item))));
         }
     }
-    listing.classes = classes;
+    // Numbers alone name nothing.
+    let named = all().any(|(_, item)| item.class.is_some());
+    listing.classes = if named { labels.names } else { Vec::new() };
     Ok(listing)
+}
+
+/// What a sample says of its class: its text where it is text, be it a number or not.
+fn said(item: &Item) -> (Option<u32>, Option<&str>) {
+    match &item.class {
+        Some(text) => (None, Some(text)),
+        None => (item.label, None),
+    }
 }
 
 fn entry(root: &Path, path: &Path, shard: u32, item: &Item, label: Option<u32>) -> Entry {

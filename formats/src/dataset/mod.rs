@@ -1,7 +1,7 @@
 //! Data-set layouts: annotation files and folders to a list of samples.
 //!
 //! A layout only lists; it opens no medium. Files that annotations name but the disk lacks are
-//! collected in [`Listing::missing`].
+//! collected in [`Listing::missing`]; what else a person should know in [`Listing::notes`].
 
 mod beton;
 mod detect;
@@ -11,10 +11,13 @@ mod hmdb51;
 mod ilsvrc;
 mod imagenet;
 mod kinetics;
+mod labels;
 mod list;
 mod mat5;
 mod mds;
+mod notes;
 mod shards;
+mod splits;
 mod ssv2;
 #[cfg(all(test, feature = "video"))]
 mod tests;
@@ -30,14 +33,17 @@ use std::str::FromStr;
 
 use tubelet_core::Size;
 
+use crate::convert::JOB;
 use crate::error::{FormatError, FormatErrorKind};
 use crate::record::MediaKind;
 use crate::shard::OpenOptions;
 use crate::shard::unpack::packing;
 
 pub use crate::compact::Entries;
+pub(crate) use detect::check_there;
 pub use detect::detect;
-pub(crate) use shards::{braces, tars_of_split};
+pub(crate) use shards::braces;
+pub(crate) use splits::{check_complete, check_manifest, files_of_split, names as split_names};
 pub(crate) use webdataset::list_objects;
 
 /// A known way to lay a data set out.
@@ -191,6 +197,8 @@ pub struct Listing {
     pub missing: Vec<String>,
     /// Hashes of payloads by entry, where an archive stores them.
     pub hashes: HashMap<usize, u64>,
+    /// What a person should know of how it was listed.
+    pub notes: Vec<String>,
 }
 
 impl Listing {
@@ -260,12 +268,23 @@ pub fn list(root: &Path, layout: Layout, options: &OpenOptions) -> Result<Listin
     if listing.entries.is_empty() {
         let what = match listing.missing.len() {
             0 => format!("no picture or video in split `{split}` of layout {layout}"),
-            n => format!("all {n} files that split `{split}` of layout {layout} lists are missing"),
+            n => format!(
+                "all {n} files that split `{split}` of layout {layout} lists are missing: {}",
+                some_of(&listing.missing)
+            ),
         };
+        let what = [what].into_iter().chain(listing.notes).collect::<Vec<_>>().join("; ");
         return Err(FormatError::new(root, FormatErrorKind::Layout(what)));
     }
+    notes::look_at(&mut listing, root, layout, options);
     listing.entries.shrink();
     Ok(listing)
+}
+
+/// The first three of `names`.
+fn some_of(names: &[String]) -> String {
+    let some = names[..names.len().min(3)].join(", ");
+    if names.len() > 3 { format!("{some}, …") } else { some }
 }
 
 /// Reads a MAT-file, for [`crate::fuzz`].
@@ -306,13 +325,22 @@ fn sorted(folder: &Path) -> Result<Vec<PathBuf>, FormatError> {
     Ok(paths)
 }
 
-/// All media below `folder`, sorted by path; hidden files and folders are left out.
-fn media_below(folder: &Path) -> Result<Vec<PathBuf>, FormatError> {
+/// All media below `folder`, sorted by path, and the folders inside it that hold a conversion's
+/// output, which are no part of the data set. Hidden files and folders are left out too.
+pub(crate) fn media_below(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), FormatError> {
     let walk = walkdir::WalkDir::new(folder).follow_links(true).sort_by_file_name();
-    let visible =
-        |e: &walkdir::DirEntry| e.depth() == 0 || !e.file_name().to_string_lossy().starts_with('.');
-    let mut paths = Vec::new();
-    for entry in walk.into_iter().filter_entry(visible) {
+    let (mut paths, mut outputs) = (Vec::new(), Vec::new());
+    let mut wanted = |e: &walkdir::DirEntry| {
+        if e.depth() == 0 {
+            return true;
+        }
+        let output = e.file_type().is_dir() && is_output(e.path());
+        if output {
+            outputs.push(e.path().to_owned());
+        }
+        !output && !e.file_name().to_string_lossy().starts_with('.')
+    };
+    for entry in walk.into_iter().filter_entry(&mut wanted) {
         let entry = entry.map_err(|e| {
             let place = e.path().unwrap_or(folder).to_owned();
             FormatError::new(place, std::io::Error::other(e.to_string()))
@@ -321,7 +349,12 @@ fn media_below(folder: &Path) -> Result<Vec<PathBuf>, FormatError> {
             paths.push(entry.into_path());
         }
     }
-    Ok(paths)
+    Ok((paths, outputs))
+}
+
+/// Whether a conversion writes or wrote to this folder.
+fn is_output(folder: &Path) -> bool {
+    folder.join(JOB).is_file()
 }
 
 /// Numbers of class names.

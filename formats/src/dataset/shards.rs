@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Entry, Listing, Source, relative_name, sorted};
+use super::{
+    Entry, Listing, Source, check_complete, check_manifest, files_of_split, relative_name, sorted,
+    split_names,
+};
 use crate::error::{FormatError, FormatErrorKind};
 use crate::index::in_parallel;
-use crate::shard::catalogue::{Item, catalogue, stored_or};
+use crate::shard::catalogue::{Item, catalogue, kind_of, stored_or};
 use crate::shard::packed::stream;
 use crate::shard::unpack::{TarSource, is_packed_tar, tar_source};
 use crate::shard::{OpenOptions, tar};
@@ -18,7 +21,7 @@ pub(super) fn looks_like(root: &Path, split: &str) -> bool {
         let entries = sorted(folder).unwrap_or_default();
         !tars(folder).is_empty() && !entries.iter().any(|p| p.is_dir() && !hidden(p))
     };
-    flat(root) || flat(&root.join(split))
+    flat(root) || split_names(split).into_iter().any(|name| flat(&root.join(name)))
 }
 
 /// Tar files in a folder, compressed ones too, sorted.
@@ -33,7 +36,7 @@ pub(super) fn tars(folder: &Path) -> Vec<PathBuf> {
 /// starts with the split's or, where none does, those that are not called after another split.
 ///
 /// # Errors
-/// When there is none, or one that braces count is not there.
+/// When there is none, or one that braces, the names of others or a manifest count is not there.
 pub(super) fn of_split(path: &Path, split: &str) -> Result<Vec<PathBuf>, FormatError> {
     if let Some(files) = braces(path) {
         if let Some(absent) = files.iter().find(|f| !f.is_file()) {
@@ -47,32 +50,16 @@ pub(super) fn of_split(path: &Path, split: &str) -> Result<Vec<PathBuf>, FormatE
     if path.is_file() {
         return Ok(vec![path.to_owned()]);
     }
-    let inside = tars(&path.join(split));
-    let files = if inside.is_empty() { tars(path) } else { inside };
-    let files = tars_of_split(files, split);
+    let inside = split_names(split).into_iter().map(|name| tars(&path.join(name)));
+    let files = inside.into_iter().find(|files| !files.is_empty()).unwrap_or_else(|| tars(path));
+    let files = files_of_split(path, files, split)?;
     if files.is_empty() {
         let what = format!("no .tar file for split `{split}` in it");
         return Err(FormatError::new(path, FormatErrorKind::Layout(what)));
     }
+    check_complete(path, &files)?;
+    check_manifest(path)?;
     Ok(files)
-}
-
-/// Of tar files, those whose name starts with the split's or, where none does, those that are not
-/// called after another split.
-pub(crate) fn tars_of_split(files: Vec<PathBuf>, split: &str) -> Vec<PathBuf> {
-    let starts = |p: &Path, word: &str| {
-        let name = p.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        name.strip_prefix(word).is_some_and(|rest| rest.starts_with(['-', '_', '.']))
-    };
-    let long = if split == "val" { "validation" } else { split };
-    let own = |p: &PathBuf| starts(p, split) || starts(p, long);
-    let splits = ["train", "val", "validation", "test"];
-    let other = |p: &PathBuf| !own(p) && splits.iter().any(|word| starts(p, word));
-    let named: Vec<PathBuf> = files.iter().filter(|p| own(p)).cloned().collect();
-    match named.is_empty() {
-        true => files.into_iter().filter(|p| !other(p)).collect(),
-        false => named,
-    }
 }
 
 /// The files that `name-{000..012}.tar` counts; `None` where there are no such braces.
@@ -103,21 +90,30 @@ pub(super) fn members_of(
 }
 
 fn members(path: &Path, options: &OpenOptions) -> Result<(PathBuf, Vec<Item>), FormatError> {
+    let kind = kind_of("members", options.salvage);
+    let items = |members: Vec<tar::Member>, damage: Option<FormatError>| match damage {
+        Some(damage) if !options.salvage => Err(damage),
+        damage => {
+            let lost = damage.as_ref().map(Item::lost);
+            Ok(members.into_iter().map(item).chain(lost).collect())
+        }
+    };
     let file = match tar_source(path, options)? {
         TarSource::Plain(file) => file,
         TarSource::Packed(packing) => {
-            let items = stored_or(path, "members", || {
-                let members = tar::stream_members(path, stream(path, packing)?, &|_, _| false)?;
-                Ok(members.into_iter().map(|(member, _)| item(member)).collect())
+            let found = stored_or(path, &kind, || {
+                let (members, damage) =
+                    tar::stream_members(path, stream(path, packing)?, &|_, _| false);
+                items(members.into_iter().map(|(member, _)| member).collect(), damage)
             })?;
-            return Ok((path.to_owned(), items));
+            return Ok((path.to_owned(), found));
         }
     };
-    let items = catalogue(&file, "members", |bytes| {
-        let members = tar::members(path, bytes, 0)?;
-        Ok(members.into_iter().map(item).collect())
+    let found = catalogue(&file, &kind, |bytes| {
+        let (members, damage) = tar::members_until(path, bytes, 0);
+        items(members, damage)
     })?;
-    Ok((file, items))
+    Ok((file, found))
 }
 
 /// A member without a class.
@@ -127,6 +123,11 @@ pub(super) fn item(member: tar::Member) -> Item {
 }
 
 impl Listing {
+    /// Names what is lost of an archive among what is missing.
+    pub(super) fn add_lost(&mut self, root: &Path, archive: &Path, lost: &Item) {
+        self.missing.push(format!("{}, {}", relative_name(root, archive), lost.name));
+    }
+
     /// Adds an archive; returns its number.
     pub(super) fn add_archive(&mut self, path: PathBuf) -> u32 {
         self.archives.push(path);

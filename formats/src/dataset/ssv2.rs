@@ -2,7 +2,8 @@
 //!
 //! v2 is annotated by JSON files: a class is a template without its brackets, its id comes from the
 //! labels file (`{template: "id"}`). v1 is annotated by text files: lines `id;template`, and a list
-//! of templates whose sorted order numbers the classes; its videos are folders of `%05d.jpg`.
+//! of templates whose sorted order numbers the classes; its videos are folders of `%05d.jpg`. Only the
+//! split `test` may lack templates.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,9 +29,24 @@ const FPS: u32 = 12;
 
 #[derive(Deserialize)]
 struct Item {
+    #[serde(deserialize_with = "text_or_number")]
     id: String,
     #[serde(default)]
     template: Option<String>,
+}
+
+/// `"17"` or `17`.
+fn text_or_number<'de, D: serde::Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Id {
+        Text(String),
+        Number(u64),
+    }
+    Ok(match Id::deserialize(from)? {
+        Id::Text(text) => text,
+        Id::Number(number) => number.to_string(),
+    })
 }
 
 /// Whether the labels file is there.
@@ -65,7 +81,12 @@ pub(super) fn list(
     let folders = video_folders(root);
     for (n, item) in parse::<Vec<Item>>(&path)?.into_iter().enumerate() {
         let label = match &item.template {
-            None => None,
+            None if split == "test" => None,
+            None => {
+                let what =
+                    format!("video {} has no template, as only those of split `test` may", item.id);
+                return Err(FormatError::malformed(&path, what).at(format!("item {n}")));
+            }
             Some(template) => {
                 let name = template.replace(['[', ']'], "");
                 let unknown = || {
@@ -142,7 +163,11 @@ fn list_v1(
     for (n, line) in lines(&read_text(&path)?) {
         let (id, template) = line.split_once(';').unwrap_or((line, ""));
         let label = match template {
-            "" => None,
+            "" if split == "test" => None,
+            "" => {
+                let what = format!("video {id} has no template, as only those of split `test` may");
+                return Err(FormatError::malformed(&path, what).at(format!("line {n}")));
+            }
             template => {
                 Some(listing.classes.iter().position(|c| c == template).ok_or_else(|| {
                     let what = format!("template `{template}` is not in {}", labels.display());

@@ -7,17 +7,18 @@
 //! taken for previews and left out, and so are the smaller encodings of a pyramid (`.px128.jpg`). A
 //! field asked for by name overrides all of that.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use super::{Listing, kind_by_name, numbers, relative_name, shards};
+use super::labels::{Labels, Odd};
+use super::{Listing, kind_by_name, relative_name, shards};
 use crate::error::FormatError;
 use crate::index::in_parallel;
 use crate::record::MediaKind;
 use crate::shard::OpenOptions;
-use crate::shard::catalogue::{Item, catalogue, stored_items, stored_or};
+use crate::shard::catalogue::{Item, catalogue, kind_of, stored_items, stored_or};
 use crate::shard::packed::stream;
-use crate::shard::tar::{self, Member, members, stream_members, walk};
+use crate::shard::tar::{self, Member, members_until, stream_members, walk};
 use crate::shard::unpack::{TarSource, tar_source};
 use crate::store::{AT_ONCE, Object, ReadAhead};
 
@@ -34,7 +35,7 @@ pub(super) fn list(root: &Path, options: &OpenOptions) -> Result<Listing, Format
         archives.push(file);
         found.push((path, items));
     }
-    Ok(assemble(base, archives, found, options))
+    assemble(base, archives, found, options)
 }
 
 /// Lists the media of tar files of an object store; `root` is the URL that was asked for.
@@ -57,7 +58,7 @@ pub(crate) fn list_objects(
     let items = items.into_iter().collect::<Result<Vec<_>, _>>()?;
     let found = paths.iter().cloned().zip(items).collect();
     let base = if tar::is_tar(root) { root.parent().unwrap_or(root) } else { root };
-    Ok(assemble(base, paths, found, options))
+    assemble(base, paths, found, options)
 }
 
 /// The listing of what was found in archives.
@@ -66,7 +67,7 @@ fn assemble(
     archives: Vec<PathBuf>,
     found: Vec<(PathBuf, Vec<Item>)>,
     options: &OpenOptions,
-) -> Listing {
+) -> Result<Listing, FormatError> {
     let mut listing = Listing { archives, ..Listing::default() };
     let all = || found.iter().flat_map(|(_, items)| items);
     let videos = all().any(|i| kind(&i.name) == Some(MediaKind::Video));
@@ -77,51 +78,85 @@ fn assemble(
             false => !field_of(&item.name).is_some_and(is_level),
         },
     };
-    let classes = class_names(all());
-    let numbers = numbers(&classes);
+    let labels = Labels::of(all().map(said)).map_err(|odd| odd_one(&found, odd))?;
     for (shard, (path, items)) in found.iter().enumerate() {
         for item in items {
-            if item.bytes == NO_MEDIUM {
+            if item.is_lost() {
+                listing.add_lost(base, path, item);
+            } else if item.bytes == NO_MEDIUM {
                 let name = relative_name(base, path);
                 listing.missing.push(format!("{name}/{} (no picture or video)", item.name));
             } else if wanted(item) {
-                let by_name = || numbers.get(item.class.as_deref()?).copied();
-                let label = item.label.or_else(by_name);
-                listing.add_item(base, path, shard as u32, item, label);
+                listing.add_item(base, path, shard as u32, item, labels.label(said(item)));
             }
         }
     }
-    listing.classes = classes;
+    listing.classes = labels.names;
     listing.entries.shrink();
-    listing
+    Ok(listing)
+}
+
+/// What a sample says of its class.
+fn said(item: &Item) -> (Option<u32>, Option<&str>) {
+    (item.label, item.class.as_deref())
+}
+
+/// The error about a sample whose class is unlike those of the others.
+fn odd_one(found: &[(PathBuf, Vec<Item>)], odd: Odd) -> FormatError {
+    let mut all = found.iter().flat_map(|(path, items)| items.iter().map(move |i| (path, i)));
+    let (path, item) = all.nth(odd.sample).map_or((Path::new(""), ""), |(p, i)| (p, &i.name));
+    FormatError::malformed(path, odd.what).at(format!("member {item}"))
 }
 
 /// The media of one archive, and the file that holds them.
 fn items_of(path: &Path, options: &OpenOptions) -> Result<(PathBuf, Vec<Item>), FormatError> {
+    let stored_as = kind_of("webdataset", options.salvage);
     let packing = match tar_source(path, options)? {
         TarSource::Plain(file) => {
-            let items = catalogue(&file, "webdataset", |bytes| {
+            let items = catalogue(&file, &stored_as, |bytes| {
                 let content = |member: &Member| {
                     let (start, end) = (member.bytes.start as usize, member.bytes.end as usize);
                     bytes.get(start..end).unwrap_or_default()
                 };
-                media(path, &members(path, bytes, 0)?, &content)
+                let (members, damage) = members_until(path, bytes, 0);
+                left(path, &members, damage, &content, options)
             })?;
             return Ok((file, items));
         }
         TarSource::Packed(packing) => packing,
     };
-    let items = stored_or(path, "webdataset", || {
-        let found = stream_members(path, stream(path, packing)?, &tells)?;
+    let items = stored_or(path, &stored_as, || {
+        let (found, damage) = stream_members(path, stream(path, packing)?, &tells);
         let (members, texts): (Vec<_>, Vec<_>) = found.into_iter().unzip();
         let starts = members.iter().map(|m: &Member| m.bytes.start);
         let texts: HashMap<u64, Option<Vec<u8>>> = starts.zip(texts).collect();
         let content = |member: &Member| {
             texts.get(&member.bytes.start).and_then(Option::as_deref).unwrap_or_default()
         };
-        media(path, &members, &content)
+        left(path, &members, damage, &content, options)
     })?;
     Ok((path.to_owned(), items))
+}
+
+/// The media of an archive or, where `options` say so, those before its damage. The last sample then
+/// may lack members, so it is lost with what follows.
+fn left(
+    path: &Path,
+    members: &[Member],
+    damage: Option<FormatError>,
+    content: &Content<'_>,
+    options: &OpenOptions,
+) -> Result<Vec<Item>, FormatError> {
+    let Some(damage) = damage else { return media(path, members, content) };
+    if !options.salvage {
+        return Err(damage);
+    }
+    let key = |member: &Member| split_name(&member.name).map(|(key, _)| key.to_owned());
+    let last = members.last().and_then(key);
+    let whole = members.iter().rposition(|m| last.is_none() || key(m) != last);
+    let mut items = media(path, &members[..whole.map_or(0, |n| n + 1)], content)?;
+    items.push(Item::lost(&damage));
+    Ok(items)
 }
 
 /// Looks a small member's bytes up.
@@ -129,25 +164,6 @@ type Content<'a> = dyn Fn(&Member) -> &'a [u8] + 'a;
 
 /// Size that stands for a sample without a medium.
 const NO_MEDIUM: u64 = u64::MAX;
-
-/// Class names by number; sorted names where samples have no numbers. Empty where neither is known.
-fn class_names<'a>(items: impl Iterator<Item = &'a Item> + Clone) -> Vec<String> {
-    let limit = 1 << 20;
-    let most = items.clone().filter_map(|i| i.label).filter(|l| *l < limit).max();
-    let Some(most) = most else {
-        let names: BTreeSet<&String> = items.filter_map(|i| i.class.as_ref()).collect();
-        return names.into_iter().cloned().collect();
-    };
-    let mut names: Vec<String> = (0..=most).map(|l| l.to_string()).collect();
-    for item in items {
-        if let (Some(label), Some(class)) = (item.label, &item.class)
-            && let Some(name) = names.get_mut(label as usize)
-        {
-            name.clone_from(class);
-        }
-    }
-    names
-}
 
 /// The media of an archive in a store, whose headers and small members are read once.
 fn media_of_object(object: &Object) -> Result<Vec<Item>, FormatError> {

@@ -39,6 +39,27 @@ pub(crate) struct Item {
     pub(crate) hash: Option<u64>,
 }
 
+/// Size that stands for the part of an archive that is lost; the name of the item then tells what is.
+const LOST: u64 = u64::MAX - 1;
+
+impl Item {
+    /// Stands for what `damage` took.
+    pub(crate) fn lost(damage: &FormatError) -> Self {
+        let place = damage.place.as_ref().map(|p| format!("{p}: ")).unwrap_or_default();
+        Self { name: format!("{place}{}", damage.kind), bytes: LOST, ..Self::default() }
+    }
+
+    /// Whether it stands for what is lost.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.bytes == LOST
+    }
+}
+
+/// The kind of a catalogue of what is left of damaged archives, where that is asked for.
+pub(crate) fn kind_of(kind: &str, salvage: bool) -> String {
+    if salvage { format!("{kind}-left") } else { kind.to_owned() }
+}
+
 /// Version of the tables: raised when what is found changes.
 const VERSION: &str = "2";
 

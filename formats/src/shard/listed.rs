@@ -12,7 +12,7 @@ use crate::dataset::{Entry, Listing, Source};
 use crate::error::FormatError;
 use crate::frames;
 use crate::index::Index;
-use crate::record::{Record, ShardReader, Span};
+use crate::record::{Record, ShardReader, Span, bytes_of};
 use crate::shard::packed::PackedArchive;
 use crate::shard::unpack::packing;
 use crate::store::Object;
@@ -161,6 +161,21 @@ impl ShardReader for ListedReader {
 
     fn missing(&self) -> &[String] {
         &self.listing.missing
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.listing.notes
+    }
+
+    fn stored_hash(&self, index: usize) -> Option<u64> {
+        self.listing.hashes.get(&index).copied()
+    }
+
+    fn source_bytes(&self, record: &Record) -> u64 {
+        match self.listing.entries.get(record.id.0 as usize).source {
+            Source::Pixels { size, .. } => size.area() as u64 * 3,
+            _ => bytes_of(&record.span),
+        }
     }
 }
 

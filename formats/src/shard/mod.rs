@@ -53,6 +53,9 @@ pub struct OpenOptions {
     /// order of the archives, and reading them in another is slow: see
     /// [`ShardReader::in_order`].
     pub stream: bool,
+    /// Whether of a local tar archive that is damaged the members before the damage are taken; the rest
+    /// is then named among what is missing.
+    pub salvage: bool,
 }
 
 impl Default for OpenOptions {
@@ -66,6 +69,7 @@ impl Default for OpenOptions {
             unpack: false,
             store: StoreOptions::default(),
             stream: false,
+            salvage: false,
         }
     }
 }
@@ -76,20 +80,32 @@ impl Default for OpenOptions {
 /// # Errors
 /// When the path, its layout or its annotations cannot be used.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Arc<dyn ShardReader>, FormatError> {
+    open_as(path, options).map(|(_, reader)| reader)
+}
+
+/// The same, with the layout that was given or found out.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_as(
+    path: &Path,
+    options: &OpenOptions,
+) -> Result<(Layout, Arc<dyn ShardReader>), FormatError> {
     let path = &match store::locate(path)? {
         Location::Local(path) => path,
         Location::Remote(url) => return open_remote(&url, options),
     };
+    dataset::check_there(path)?;
     let layout = match options.layout {
         Some(layout) => layout,
         None => dataset::detect(path, &options.split)?,
     };
     if layout == Layout::Parquet {
-        return Ok(Arc::new(ParquetReader::open(path, &options.split)?));
+        return Ok((layout, Arc::new(ParquetReader::open(path, &options.split)?)));
     }
     let listing = dataset::list(path, layout, options)?;
     let index = stored_index(path, &options.split)?;
-    Ok(Arc::new(ListedReader::new(listing, index.as_ref())?))
+    Ok((layout, Arc::new(ListedReader::new(listing, index.as_ref())?)))
 }
 
 /// The layout of what [`open`] opens with the same arguments.
@@ -105,10 +121,13 @@ pub fn layout(path: &Path, options: &OpenOptions) -> Result<Layout, FormatError>
 }
 
 /// Opens shards of an object store.
-fn open_remote(url: &str, options: &OpenOptions) -> Result<Arc<dyn ShardReader>, FormatError> {
+fn open_remote(
+    url: &str,
+    options: &OpenOptions,
+) -> Result<(Layout, Arc<dyn ShardReader>), FormatError> {
     let Found { layout, objects } = store::find(url, options)?;
     if layout == Layout::Parquet {
-        return Ok(Arc::new(ParquetReader::of_objects(objects)?));
+        return Ok((layout, Arc::new(ParquetReader::of_objects(objects)?)));
     }
     let path = Path::new(url);
     let listing = dataset::list_objects(path, &objects, options)?;
@@ -117,7 +136,7 @@ fn open_remote(url: &str, options: &OpenOptions) -> Result<Arc<dyn ShardReader>,
         return Err(FormatError::new(path, FormatErrorKind::Layout(what)));
     }
     let index = stored_index(path, &options.split)?;
-    Ok(Arc::new(ListedReader::of_objects(listing, objects, index.as_ref())))
+    Ok((layout, Arc::new(ListedReader::of_objects(listing, objects, index.as_ref()))))
 }
 
 fn stored_index(path: &Path, split: &str) -> Result<Option<Index>, FormatError> {

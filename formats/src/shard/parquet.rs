@@ -24,10 +24,11 @@ use tubelet_core::SampleId;
 
 use super::has_hash;
 use super::remote::{self, Data};
+use crate::dataset::{check_complete, check_manifest, files_of_split};
 use crate::error::{FormatError, FormatErrorKind};
 use crate::facts::{guarded, info_from_columns, parquet_error};
 use crate::index::{in_parallel, side_path, stamp};
-use crate::record::{MediaKind, Record, ShardReader, Span};
+use crate::record::{MediaKind, Record, ShardReader, Span, bytes_of};
 use crate::shard::map;
 use crate::shard::rows::{self, Row, Rows, ShardFacts, Stored};
 use crate::store::{AT_ONCE, Object};
@@ -37,6 +38,11 @@ const PAYLOADS: [(&str, MediaKind); 2] = [("image", MediaKind::Image), ("video",
 
 /// Beginning of the names of columns with further, smaller encodings; their shorter side follows.
 pub(crate) const LEVELS: &str = "image_px";
+
+/// The column of the hashes of the encodings of shorter side `side`.
+pub(crate) fn level_hash(side: u32) -> String {
+    format!("{LEVELS}{side}_xxh3")
+}
 
 /// One or more Parquet files as a data set.
 pub struct ParquetReader {
@@ -80,16 +86,19 @@ const MANY: usize = 16;
 
 impl ParquetReader {
     /// Opens a Parquet file, or the files of `split` in a folder (or its `data` folder): those whose
-    /// name starts with the split's, or all where none does. What many files of a folder hold is
+    /// name starts with the split's, or all where none is called after a split. What many files of a folder hold is
     /// stored in its `.tubelet` folder; the files are then looked into when they are first read from.
     ///
     /// # Errors
-    /// When there is no such file or one is damaged; the error names it.
+    /// When there is no such file, one is damaged, or one that the names of others or a manifest count
+    /// is not there; the error names it.
     pub fn open(path: &Path, split: &str) -> Result<Self, FormatError> {
         if path.is_file() {
             return Self::look_into(&[path.to_owned()]).map(|(reader, _)| reader);
         }
         let files = shard_files(path, split)?;
+        check_complete(path, &files)?;
+        check_manifest(path)?;
         if files.len() < MANY {
             return Self::look_into(&files).map(|(reader, _)| reader);
         }
@@ -156,11 +165,6 @@ impl ParquetReader {
         let shards = sources.into_iter().zip(&known.shards).map(shard).collect();
         let Stored { classes, rows, .. } = known;
         Self { shards, starts, sides: rows.sides(), rows, classes }
-    }
-
-    /// The hash that row `index` was stored with.
-    pub fn checksum(&self, index: usize) -> Option<String> {
-        self.rows.hash(index).map(|hash| format!("{hash:016x}"))
     }
 
     /// Shard and row of sample `index`.
@@ -246,6 +250,22 @@ impl ShardReader for ParquetReader {
         }
     }
 
+    fn stored_hash(&self, index: usize) -> Option<u64> {
+        self.rows.hash(index)
+    }
+
+    fn source_bytes(&self, record: &Record) -> u64 {
+        let shard = &self.shards[self.locate(record.id.0 as usize).0];
+        match (&record.span, shard.file()) {
+            (Span::Cell { .. }, Ok(file)) => file.mean_payload(),
+            _ => bytes_of(&record.span),
+        }
+    }
+
+    fn stored_level_hash(&self, index: usize, side: u32) -> Option<u64> {
+        self.rows.level_hash(side, index)
+    }
+
     fn level_sides(&self) -> &[u32] {
         &self.sides
     }
@@ -262,7 +282,10 @@ impl ShardReader for ParquetReader {
         let at = |e: FormatError| e.sample(&format!("row {row} ({}), {LEVELS}{side}", record.name));
         match self.rows.level(side, index) {
             Some(bytes) if bytes.is_empty() => Ok(None),
-            Some(bytes) => shard.lend(&bytes, None, buf).map(Some).map_err(at),
+            Some(bytes) => {
+                let hash = self.rows.level_hash(side, index);
+                shard.lend(&bytes, hash, buf).map(Some).map_err(at)
+            }
             None => {
                 let file = shard.file().map_err(at)?;
                 let level = file.levels.iter().find(|(s, _)| *s == side);
@@ -361,6 +384,14 @@ impl File {
         Self { data: self.data.bare(), ..self }
     }
 
+    /// Bytes of a payload, decompressed, as the columns' sizes tell on average.
+    fn mean_payload(&self) -> u64 {
+        let groups = self.metadata.metadata().row_groups();
+        let bytes: i64 = groups.iter().map(|g| g.column(self.leaf).uncompressed_size()).sum();
+        let rows: i64 = groups.iter().map(|g| g.num_rows()).sum();
+        u64::try_from(bytes / rows.max(1)).unwrap_or(0)
+    }
+
     /// The bytes of every payload of a column where the file tells them without reading pages.
     fn payload_ranges(&self, leaf: usize) -> Option<Vec<Range<u64>>> {
         let metadata = self.metadata.metadata();
@@ -399,6 +430,7 @@ impl File {
                 .map_err(|e| parquet_error(path, &e))?;
         let payloads = self.payload_ranges(self.leaf);
         let sides: Vec<u32> = self.levels.iter().map(|(side, _)| *side).collect();
+        let hashes: Vec<String> = sides.iter().map(|side| level_hash(*side)).collect();
         let mut rows = Rows::new(&sides);
         for batch in reader {
             let batch = batch.map_err(|e| parquet_error(path, &e))?;
@@ -411,6 +443,8 @@ impl File {
                     hash: text_at(&batch, "xxh3", row),
                     payload: payloads.as_ref().and_then(|p| p.get(n)),
                 });
+                let hashes = hashes.iter().map(|column| text_at(&batch, column, row));
+                rows.push_level_hashes(hashes);
             }
         }
         for (side, leaf) in &self.levels {
@@ -518,23 +552,12 @@ pub(crate) fn shard_files(folder: &Path, split: &str) -> Result<Vec<PathBuf>, Fo
     if files.is_empty() && folder.join("data").is_dir() {
         files = list(&folder.join("data")).map_err(io)?;
     }
-    let files = files_of_split(files, split);
+    let files = files_of_split(folder, files, split)?;
     if files.is_empty() {
         let what = "no .parquet file in it".to_owned();
         return Err(FormatError::new(folder, FormatErrorKind::Layout(what)));
     }
     Ok(files)
-}
-
-/// Of Parquet files, those whose name starts with the split's, or all where none does.
-pub(crate) fn files_of_split(files: Vec<PathBuf>, split: &str) -> Vec<PathBuf> {
-    let starts = |p: &&PathBuf| {
-        p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&format!("{split}-")))
-            || (split == "val"
-                && p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("validation-")))
-    };
-    let named: Vec<PathBuf> = files.iter().filter(starts).cloned().collect();
-    if named.is_empty() { files } else { named }
 }
 
 /// The leaf column that holds payloads: `image.bytes`, `video.bytes`, or a binary `image` or `video`.

@@ -15,12 +15,12 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::listed::map;
 use crate::compact::{Column, Facts, Names, Shape};
-use crate::convert::records::write_atomically;
 use crate::error::FormatError;
 use crate::record::MediaKind;
+use crate::temporary::write_atomically;
 
 /// Mark and version of the file.
-const MARK: &[u8; 8] = b"tubrows1";
+const MARK: &[u8; 8] = b"tubrows2";
 /// Bytes before the text.
 const HEAD: usize = 24;
 /// Stands for a text that is no hash: no payload is taken to have it.
@@ -38,8 +38,15 @@ pub(super) struct Rows {
     /// What payloads hash to, and whether that is known.
     hashes: Column<u64>,
     hashed: Column<u8>,
-    /// Places of smaller encodings, by their shorter side.
-    levels: Vec<(u32, Places)>,
+    /// Smaller encodings, by their shorter side.
+    levels: Vec<(u32, Level)>,
+}
+
+/// Where smaller encodings are, and what they hash to ([`NO_HASH`] where that is not told).
+#[derive(Clone, Debug, Default)]
+struct Level {
+    places: Places,
+    hashes: Column<u64>,
 }
 
 /// Where payloads are in their files.
@@ -85,7 +92,7 @@ pub(super) struct Row<'a> {
 impl Rows {
     /// No rows, with room for encodings of these shorter sides.
     pub(super) fn new(sides: &[u32]) -> Self {
-        let levels = sides.iter().map(|side| (*side, Places::default())).collect();
+        let levels = sides.iter().map(|side| (*side, Level::default())).collect();
         Self { levels, ..Self::default() }
     }
 
@@ -107,7 +114,15 @@ impl Rows {
     pub(super) fn set_level(&mut self, side: u32, places: Option<&[Range<u64>]>) {
         let rows = self.len();
         if let Some((_, level)) = self.levels.iter_mut().find(|(s, _)| *s == side) {
-            (0..rows).for_each(|n| level.push(places.and_then(|p| p.get(n))));
+            (0..rows).for_each(|n| level.places.push(places.and_then(|p| p.get(n))));
+        }
+    }
+
+    /// Adds the hashes of the encodings of the row that was pushed last, in the order of the sides.
+    pub(super) fn push_level_hashes<'a>(&mut self, hashes: impl Iterator<Item = Option<&'a str>>) {
+        for ((_, level), hash) in self.levels.iter_mut().zip(hashes) {
+            let hash = hash.and_then(|text| u64::from_str_radix(text, 16).ok());
+            level.hashes.push(hash.unwrap_or(NO_HASH));
         }
     }
 
@@ -124,9 +139,12 @@ impl Rows {
             self.levels.clone_from(&other.levels);
             return;
         }
-        self.levels.retain_mut(|(side, places)| {
+        self.levels.retain_mut(|(side, level)| {
             let same = other.levels.iter().find(|(s, _)| s == side);
-            same.map(|(_, more)| places.append(more)).is_some()
+            let Some((_, more)) = same else { return false };
+            level.places.append(&more.places);
+            level.hashes.to_mut().extend_from_slice(more.hashes.as_slice());
+            true
         });
     }
 
@@ -137,7 +155,10 @@ impl Rows {
         self.payloads.shrink();
         self.hashes.shrink();
         self.hashed.shrink();
-        self.levels.iter_mut().for_each(|(_, places)| places.shrink());
+        for (_, level) in &mut self.levels {
+            level.places.shrink();
+            level.hashes.shrink();
+        }
     }
 
     pub(super) fn label(&self, n: usize) -> Option<u32> {
@@ -161,7 +182,13 @@ impl Rows {
 
     /// The bytes of the encoding of row `n` in its file; empty where the row has none.
     pub(super) fn level(&self, side: u32, n: usize) -> Option<Range<u64>> {
-        self.levels.iter().find(|(s, _)| *s == side)?.1.get(n)
+        self.levels.iter().find(|(s, _)| *s == side)?.1.places.get(n)
+    }
+
+    /// What it hashed to when it was stored, where that is told.
+    pub(super) fn level_hash(&self, side: u32, n: usize) -> Option<u64> {
+        let level = &self.levels.iter().find(|(s, _)| *s == side)?.1;
+        level.hashes.get(n).filter(|hash| *hash != NO_HASH)
     }
 }
 
@@ -213,8 +240,8 @@ impl Rows {
             self.hashes.as_bytes(),
             self.hashed.as_bytes(),
         ];
-        for (_, places) in &self.levels {
-            columns.extend([places.starts.as_bytes(), places.bytes.as_bytes()]);
+        for (_, Level { places, hashes }) in &self.levels {
+            columns.extend([places.starts.as_bytes(), places.bytes.as_bytes(), hashes.as_bytes()]);
         }
         columns
     }
@@ -235,7 +262,10 @@ impl Rows {
             let (starts, bytes) = (column(n)?, column(n + 1)?);
             Some(Places { starts: Column::mapped(starts)?, bytes: Column::mapped(bytes)? })
         };
-        let level = |(n, side): (usize, &u32)| Some((*side, places(12 + 2 * n)?));
+        let level = |(n, side): (usize, &u32)| {
+            let hashes = Column::mapped(column(14 + 3 * n)?)?;
+            Some((*side, Level { places: places(12 + 3 * n)?, hashes }))
+        };
         Some(Self {
             names,
             facts,
@@ -364,6 +394,7 @@ mod tests {
                 hash: [Some("00000000000000ff"), None, Some("no hash")][n as usize % 3],
                 payload: (n > 0).then_some(&range),
             });
+            rows.push_level_hashes([Some("0a").filter(|_| n > 1), None].into_iter());
         }
         rows.set_level(16, Some(&[1..2, 2..2, 3..9, 9..9, 10..11]));
         rows.set_level(32, None);
@@ -387,6 +418,8 @@ mod tests {
             assert_eq!(found.rows.payload(n), (n > 0).then(|| range.clone()));
             assert_eq!(found.rows.level(16, n), rows.level(16, n));
             assert_eq!(found.rows.level(32, n), None);
+            assert_eq!(found.rows.level_hash(16, n), (n > 1).then_some(10));
+            assert_eq!(found.rows.level_hash(32, n), None);
         }
         let whole = std::fs::read(&path).expect("read");
         for place in 0..whole.len() {

@@ -24,7 +24,23 @@ pub(crate) struct Member {
 /// # Errors
 /// When a header is damaged, a member is cut off, or the mark that ends an archive is not there.
 pub(crate) fn members(path: &Path, archive: &[u8], base: u64) -> Result<Vec<Member>, FormatError> {
-    walk(path, Cursor::new(archive), (base, archive.len() as u64), |_, _| Ok(()))
+    whole(members_until(path, archive, base))
+}
+
+/// What is there of an archive, and what is wrong with the rest of it.
+pub(crate) type Until<T> = (Vec<T>, Option<FormatError>);
+
+/// The members before the first damage of an archive, and what the damage is.
+pub(crate) fn members_until(path: &Path, archive: &[u8], base: u64) -> Until<Member> {
+    let mut members = Vec::new();
+    let place = (base, archive.len() as u64);
+    let walked = walk_into(&mut members, path, Cursor::new(archive), place, |_, _| Ok(()));
+    (members, walked.err())
+}
+
+/// All of an archive, or its damage.
+pub(crate) fn whole<T>((found, damage): Until<T>) -> Result<Vec<T>, FormatError> {
+    damage.map_or(Ok(found), Err)
 }
 
 /// The regular files of an archive of `len` bytes that `reader` gives and that begins at byte `base`
@@ -35,10 +51,22 @@ pub(crate) fn members(path: &Path, archive: &[u8], base: u64) -> Result<Vec<Memb
 pub(crate) fn walk<R: Read + Seek>(
     path: &Path,
     reader: R,
-    (base, len): (u64, u64),
-    mut see: impl FnMut(&Member, &mut dyn Read) -> std::io::Result<()>,
+    place: (u64, u64),
+    see: impl FnMut(&Member, &mut dyn Read) -> std::io::Result<()>,
 ) -> Result<Vec<Member>, FormatError> {
     let mut members = Vec::new();
+    walk_into(&mut members, path, reader, place, see)?;
+    Ok(members)
+}
+
+/// The same; what comes before an error is in `members`.
+fn walk_into<R: Read + Seek>(
+    members: &mut Vec<Member>,
+    path: &Path,
+    reader: R,
+    (base, len): (u64, u64),
+    mut see: impl FnMut(&Member, &mut dyn Read) -> std::io::Result<()>,
+) -> Result<(), FormatError> {
     let mut end = 0u64;
     let mut reader = ::tar::Archive::new(reader);
     let at = |end: u64, what: String| {
@@ -82,7 +110,7 @@ pub(crate) fn walk<R: Read + Seek>(
         );
         return Err(at(end, what));
     }
-    Ok(members)
+    Ok(())
 }
 
 /// A regular file that went by, with its payload where that was wanted.
@@ -92,15 +120,26 @@ pub(crate) type Streamed = (Member, Option<Vec<u8>>);
 /// names by path and size; `path` is for errors.
 ///
 /// # Errors
-/// When `source` fails, a header is damaged, or the mark that ends an archive is not there.
+/// When `source` fails, a header is damaged, or the mark that ends an archive is not there; what comes
+/// before that is given all the same.
 pub(crate) fn stream_members(
     path: &Path,
     source: impl Read,
     wanted: &dyn Fn(&str, u64) -> bool,
-) -> Result<Vec<Streamed>, FormatError> {
+) -> Until<Streamed> {
+    let mut members = Vec::new();
+    let walked = stream_into(&mut members, path, source, wanted);
+    (members, walked.err())
+}
+
+fn stream_into(
+    members: &mut Vec<Streamed>,
+    path: &Path,
+    source: impl Read,
+    wanted: &dyn Fn(&str, u64) -> bool,
+) -> Result<(), FormatError> {
     let read = Cell::new(0);
     let mut reader = ::tar::Archive::new(Counting { source, read: &read });
-    let mut members = Vec::new();
     let mut end = 0;
     let at = |e: std::io::Error| {
         FormatError::malformed(path, e.to_string()).at(format!("byte {} decompressed", read.get()))
@@ -131,7 +170,7 @@ pub(crate) fn stream_members(
         let what = "the mark that ends a tar archive is not there: cut off";
         return Err(at(std::io::Error::other(format!("{what} after {} members", members.len()))));
     }
-    Ok(members)
+    Ok(())
 }
 
 /// Counts what it reads.
@@ -216,7 +255,7 @@ mod tests {
                 prop_assert_eq!(&bytes[range], payload.as_slice());
             }
             let odd = |_: &str, size: u64| size % 2 == 1;
-            let streamed = stream_members(Path::new("x.tar"), &bytes[..], &odd).expect("whole");
+            let streamed = whole(stream_members(Path::new("x.tar"), &bytes[..], &odd)).expect("whole");
             for ((member, payload), (plain, (_, bytes))) in
                 streamed.iter().zip(found.iter().zip(&contents))
             {
@@ -234,8 +273,12 @@ mod tests {
             let cut = (whole as f64 * share) as usize;
             let error = members(Path::new("x.tar"), &bytes[..cut], 0).expect_err("cut").to_string();
             prop_assert!(error.starts_with("x.tar, "), "{}", error);
-            let streamed = stream_members(Path::new("x.tar"), &bytes[..cut], &|_, _| false);
-            prop_assert!(streamed.expect_err("cut").to_string().starts_with("x.tar, "));
+            let (found, damage) = stream_members(Path::new("x.tar"), &bytes[..cut], &|_, _| false);
+            prop_assert!(damage.expect("cut").to_string().starts_with("x.tar, "));
+            prop_assert!(found.len() <= contents.len());
+            let (found, _) = members_until(Path::new("x.tar"), &bytes[..cut], 0);
+            let all = members(Path::new("x.tar"), &bytes, 0).expect("whole");
+            prop_assert_eq!(found.as_slice(), &all[..found.len()]);
         }
 
         /// A flipped bit of a header is found by its checksum or leads to an error; of a payload it

@@ -7,11 +7,11 @@ use serde::Deserialize;
 use super::folder::{Folder, Meta, split};
 use super::object::Object;
 use crate::convert::MANIFEST;
-use crate::dataset::{Layout, braces, tars_of_split};
+use crate::dataset::{Layout, braces, check_complete, files_of_split, split_names};
 use crate::error::{FormatError, FormatErrorKind};
 use crate::index::in_parallel;
 use crate::shard::OpenOptions;
-use crate::shard::parquet::{files_of_split, is_shard};
+use crate::shard::parquet::is_shard;
 use crate::shard::tar::is_tar;
 use crate::shard::unpack::is_packed_tar;
 
@@ -77,7 +77,7 @@ fn named_shards(folder: &Folder, urls: &[PathBuf]) -> Result<Found, FormatError>
 fn shards_in(folder: &Folder, options: &OpenOptions) -> Result<Found, FormatError> {
     let mut metas = Vec::new();
     if folder.backend.lists() {
-        for below in ["", "data", options.split.as_str()] {
+        for below in ["", "data"].into_iter().chain(split_names(&options.split)) {
             metas = folder.list(below)?;
             metas.retain(|m| is_shard(Path::new(&m.name)) || is_tar(Path::new(&m.name)));
             if !metas.is_empty() {
@@ -92,10 +92,15 @@ fn shards_in(folder: &Folder, options: &OpenOptions) -> Result<Found, FormatErro
     };
     let (parquet, tars) = (of(is_shard), of(is_tar));
     let (layout, names) = match options.layout {
-        Some(Layout::Webdataset) => (Layout::Webdataset, tars_of_split(tars, &options.split)),
-        _ if parquet.is_empty() => (Layout::Webdataset, tars_of_split(tars, &options.split)),
-        _ => (Layout::Parquet, files_of_split(parquet, &options.split)),
+        Some(Layout::Webdataset) => (Layout::Webdataset, tars),
+        _ if parquet.is_empty() => (Layout::Webdataset, tars),
+        _ => (Layout::Parquet, parquet),
     };
+    let names = files_of_split(Path::new(&folder.url), names, &options.split)?;
+    // Who looks for every shard there is also looks for gaps, as `verify` does.
+    if !options.split.is_empty() {
+        check_complete(Path::new(&folder.url), &names)?;
+    }
     if names.is_empty() {
         let what = format!(
             "no .parquet or .tar file for split `{}` in it, the formats that are read from a store",

@@ -155,6 +155,10 @@ fn facts(metrics: &[Metric]) -> Vec<(&'static str, String)> {
     let Some(last) = metrics.last() else { return vec![("steps", "0".to_owned())] };
     let mean = |of: fn(&Metric) -> f64| metrics.iter().map(of).sum::<f64>() / metrics.len() as f64;
     let decoded = last.decoded_per_wanted.map_or("unknown".to_owned(), |n| format!("{n:.2}"));
+    let references =
+        last.by_references.map_or("none: no video is made for it".to_owned(), |share| {
+            format!("{:.1} %, the others exactly as they are coded", 100.0 * share)
+        });
     vec![
         ("steps", last.step.to_string()),
         ("epochs begun", (last.epoch + 1).to_string()),
@@ -162,6 +166,7 @@ fn facts(metrics: &[Metric]) -> Vec<(&'static str, String)> {
         ("speed, mean", format!("{:.1} samples/s", mean(|m| m.rows_per_s))),
         ("waiting for data, mean", format!("{:.1} %", 100.0 * mean(|m| m.data_wait))),
         ("pictures decoded for each wanted frame", decoded),
+        ("clips decoded of spaced references alone", references),
     ]
 }
 

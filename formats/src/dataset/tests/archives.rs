@@ -44,7 +44,7 @@ fn webdataset_pairs_members_by_key() {
     }
     assert!(root.path().join(".tubelet/train-000.tar.webdataset.parquet").is_file());
     let other = refused(root.path(), &of_split("val"));
-    assert!(other.contains("no .tar file for split `val`"), "{other}");
+    assert!(other.contains("no split `val`: there is train"), "{other}");
     let field = OpenOptions { field: Some("right.jpg".to_owned()), ..OpenOptions::default() };
     assert_eq!(table(opened(root.path(), &field).as_ref(), &known), [wanted[2]]);
     let braces = opened(&root.path().join("train-{000..001}.tar"), &of_split("train"));

@@ -2,6 +2,7 @@
 
 mod archives;
 mod onramps;
+mod strict;
 mod videos;
 
 use std::path::Path;

@@ -12,7 +12,7 @@ fn u32s(values: &[u32]) -> Vec<u8> {
 }
 
 /// A shard of `columns` (fixed sizes where they have one).
-fn mds(samples: &[Vec<Vec<u8>>], fixed: &[bool]) -> Vec<u8> {
+pub(super) fn mds(samples: &[Vec<Vec<u8>>], fixed: &[bool]) -> Vec<u8> {
     let config = b"{\"facts\": \"are in the index\"}";
     let sample = |values: &Vec<Vec<u8>>| {
         let sizes = values.iter().zip(fixed).filter(|(_, fixed)| !**fixed);
@@ -27,7 +27,7 @@ fn mds(samples: &[Vec<Vec<u8>>], fixed: &[bool]) -> Vec<u8> {
     [u32s(&[samples.len() as u32]), u32s(&places), config.to_vec(), bodies.concat()].concat()
 }
 
-fn index(shards: &[(&str, usize)], columns: &[(&str, &str, Option<u32>)]) -> String {
+pub(super) fn index(shards: &[(&str, usize)], columns: &[(&str, &str, Option<u32>)]) -> String {
     let shard = |(name, samples): &(&str, usize)| {
         serde_json::json!({
             "column_names": columns.iter().map(|c| c.0).collect::<Vec<_>>(),

@@ -150,7 +150,7 @@ fn many_shards_are_looked_into_once() {
     assert_eq!(all().expect("first time"), samples);
     assert!(stored.is_file());
     let facts = |reader: &ParquetReader| -> Vec<_> {
-        let of = |n| (reader.record(n).info, reader.checksum(n), reader.record(n).span);
+        let of = |n| (reader.record(n).info, reader.stored_hash(n), reader.record(n).span);
         (0..reader.len()).map(of).collect()
     };
     let second = ParquetReader::open(root.path(), "train").expect("second time");
@@ -164,6 +164,7 @@ fn many_shards_are_looked_into_once() {
     assert!(second.shards[3].is_mapped() && second.shards[3].file.get().is_none());
 
     // A shard that is replaced, one that goes away, a stored file that is damaged.
+    let aside = root.path().join("aside");
     let other = tempfile::tempdir().expect("folder");
     let changed = vec![("changed.jpg".to_owned(), None, jpeg(99))];
     convert(&Memory(changed.clone()), "memory", other.path(), &options, &|_, _| ()).expect("done");
@@ -172,9 +173,14 @@ fn many_shards_are_looked_into_once() {
     let mut wanted = samples;
     wanted[7] = changed[0].clone();
     assert_eq!(all().expect("one is new"), wanted);
-    std::fs::remove_file(&files[0]).expect("removed");
-    wanted.remove(0);
-    assert_eq!(all().expect("one is gone"), wanted);
+    std::fs::rename(&files[0], &aside).expect("moved");
+    let gap = all().expect_err("one is gone").to_string();
+    assert!(gap.contains("1 of the 40") && gap.contains("train-00000-of-00040.parquet"), "{gap}");
+    std::fs::rename(&aside, root.path().join("train-x.parquet")).expect("moved");
+    let listed = all().expect_err("the manifest has another name for it").to_string();
+    assert!(listed.contains("train-00000-of-00040.parquet"), "{listed}");
+    std::fs::rename(root.path().join("train-x.parquet"), &files[0]).expect("moved");
+    assert_eq!(all().expect("it is back"), wanted);
     let mut bytes = std::fs::read(&stored).expect("read");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 4;

@@ -57,7 +57,7 @@ impl Frame {
         Size::new(self.get().width.max(0) as u32, self.get().height.max(0) as u32)
     }
 
-    /// The planes where they are what [`yuv`] converts as FFmpeg's default converter does: 8-bit
+    /// The planes where they are what [`crate::decode::yuv`] converts as FFmpeg's default converter does: 8-bit
     /// 4:2:0 with an even number of rows.
     pub(in crate::decode) fn planes(&self) -> Option<Planes<'_>> {
         let f = self.get();

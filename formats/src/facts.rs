@@ -1,8 +1,9 @@
 //! Media facts as columns of a shard.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use arrow_array::builder::{Int32Builder, ListBuilder};
 use arrow_array::cast::AsArray;
@@ -69,13 +70,30 @@ pub(crate) fn parquet_error(path: &Path, error: &dyn std::fmt::Display) -> Forma
     FormatError::new(path, FormatErrorKind::Parquet(error.to_string()))
 }
 
+thread_local! {
+    /// Whether what panics on this thread is caught and told as an error.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Runs `task`, which reads `path` by the Parquet library: that panics on some damaged files, which is
-/// an error like any other here.
+/// an error like any other here, and is not printed.
 pub(crate) fn guarded<T>(
     path: &Path,
     task: impl FnOnce() -> Result<T, FormatError>,
 ) -> Result<T, FormatError> {
-    catch_unwind(AssertUnwindSafe(task)).unwrap_or_else(|panic| {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !GUARDED.get() {
+                usual(info);
+            }
+        }));
+    });
+    let before = GUARDED.replace(true);
+    let done = catch_unwind(AssertUnwindSafe(task));
+    GUARDED.set(before);
+    done.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|t| (*t).to_owned()));
         Err(parquet_error(path, &format!("damaged: {}", text.unwrap_or_default())))

@@ -150,6 +150,14 @@ fn conversions_into_a_bucket_equal_those_into_a_folder() {
         assert!(code == Some(2) && said.contains("another conversion"), "{said}");
         if format == "parquet" {
             assert!(place.ok(&["verify", "s3://bucket/tasks"]).contains(" 9 samples, 0 problems"));
+            // Shards in a folder of their own, of which no manifest tells.
+            for (name, bytes) in place.server.tree("bucket/tasks") {
+                if name.starts_with("train-") {
+                    place.server.put(&format!("bucket/bare/data/{name}"), bytes);
+                }
+            }
+            let (code, said) = place.fails(&["verify", "s3://bucket/bare"]);
+            assert!(code == Some(1) && said.contains(" 9 samples, 1 problems"), "{said}");
             let mut names = place.server.tree("bucket/tasks").into_keys();
             let name = names.find(|n| n.starts_with("train-")).expect("a shard");
             let shard = place.server.tree("bucket/tasks")[&name].clone();

@@ -96,11 +96,10 @@ pub fn verify(
 ) -> Result<VerifyReport, FormatError> {
     let place = Place::open(dir, store)?;
     let mut report = VerifyReport::default();
-    let work = tempfile::tempdir().map_err(|e| FormatError::new(std::env::temp_dir(), e))?;
     let check = &Check { workers, decode, progress };
     let shards = match read_manifest(&place)? {
         Ok(manifest) => {
-            let table = report.table(&place, &manifest, work.path());
+            let table = report.table(&place, &manifest);
             if manifest.settings.format == Format::Folder {
                 if let (Some(table), Place::Local(folder)) = (table, &place) {
                     report.files(folder, &table, &manifest.settings.split, check)?;
@@ -117,16 +116,13 @@ pub fn verify(
     };
     for shard in &shards {
         let file = &shard.file;
-        let path = match &place {
-            Place::Local(folder) => folder.join(file),
-            Place::Remote(..) => work.path().join(file),
+        let path = match place.here(file) {
+            Ok(path) => path,
+            Err(error) => {
+                report.about(file, error.to_string());
+                continue;
+            }
         };
-        if matches!(place, Place::Remote(..))
-            && let Err(error) = place.fetch(file, &path)
-        {
-            report.about(file, error.to_string());
-            continue;
-        }
         if let Err(what) = check_file(&path, shard) {
             report.about(file, what);
         }
@@ -178,26 +174,17 @@ impl VerifyReport {
     }
 
     /// Checks the table of a manifest; a local copy of it.
-    fn table(&mut self, place: &Place, manifest: &Manifest, work: &Path) -> Option<PathBuf> {
+    fn table(&mut self, place: &Place, manifest: &Manifest) -> Option<PathBuf> {
         let ManifestTable { file, bytes, xxh3 } = manifest.table.as_ref()?;
-        let path = match place {
-            Place::Local(folder) => folder.join(file),
-            Place::Remote(..) => work.join(file),
-        };
-        if matches!(place, Place::Remote(..))
-            && let Err(error) = place.fetch(file, &path)
-        {
-            self.about(file, error.to_string());
-            return None;
-        }
         let expected = ManifestShard {
             file: file.clone(),
             rows: None,
             bytes: Some(*bytes),
             xxh3: xxh3.clone(),
         };
-        match check_file(&path, &expected) {
-            Ok(()) => Some(path),
+        let here = place.here(file).map_err(|e| e.to_string());
+        match here.and_then(|path| check_file(&path, &expected).map(|()| path)) {
+            Ok(path) => Some(path),
             Err(what) => {
                 self.about(file, what);
                 None

@@ -120,6 +120,18 @@ impl Place {
         }
     }
 
+    /// A local file of what `name` holds: itself or, of a store, a copy called by its last part.
+    pub(crate) fn here(&self, name: &str) -> Result<PathBuf, FormatError> {
+        let to = match self {
+            Self::Local(folder) => return Ok(folder.join(name)),
+            Self::Remote(_, staging) => {
+                staging.path().join(Path::new(name).file_name().unwrap_or_default())
+            }
+        };
+        self.fetch(name, &to)?;
+        Ok(to)
+    }
+
     /// Copies `name` to a local file; one that is there is replaced.
     pub(crate) fn fetch(&self, name: &str, to: &Path) -> Result<(), FormatError> {
         let from = match self {

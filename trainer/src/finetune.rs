@@ -108,7 +108,9 @@ fn run<B: TrainBackend>(all: &FinetuneOptions) -> Result<FinetuneSummary, TrainE
     let mut learner = Learner::new(params, &config, schedule, lr_scale(&model_config, &config));
     if let Some((state, _, optimizer)) = &stored {
         learner.optimizer.restore(optimizer, state.step, &device)?;
-        restore_average(&mut learner, optimizer, &model, &device)?;
+        if let Some(ema) = &mut learner.ema {
+            ema.params = average_of(&learner.params, optimizer, &model, &device)?;
+        }
     }
     let training = Training {
         options,
@@ -311,20 +313,43 @@ fn save<B: TrainBackend>(
 /// Prefix of averaged weights in a checkpoint's state.
 pub(crate) const AVERAGE: &str = "ema.";
 
-fn restore_average<B: TrainBackend>(
-    learner: &mut Learner<B>,
+/// The average that goes with `params`, as a checkpoint's state has it.
+fn average_of<B: TrainBackend>(
+    params: &Params<B>,
     state: &Weights,
     model: &Vit,
     device: &B::Device,
-) -> Result<(), TrainError> {
-    if let Some(ema) = &mut learner.ema {
-        let averaged = averages(state);
-        ema.params = Params::<B>::new(&model.specs(), &averaged, device)?.inner();
-    }
-    Ok(())
+) -> Result<Params<B::InnerBackend>, TrainError> {
+    let average = Params::<B>::new(&model.specs(), &averages(state), device)?;
+    Ok(average.with_precision(params.precision()).inner())
 }
 
 /// The averaged weights in a checkpoint's state; empty where there are none.
 pub(crate) fn averages(state: &Weights) -> Weights {
     state.clone().renamed(|name| name.strip_prefix(AVERAGE).map(str::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::{Autodiff, Flex};
+    use tubelet_augment::builtin;
+
+    use super::*;
+    use crate::params::Precision;
+
+    #[test]
+    fn a_restored_average_is_multiplied_in_the_numbers_of_the_run() {
+        let file = builtin::recipe("mae-tiny", &[]).expect("built in");
+        let recipe = file.stage(Stage::Finetune).expect("checked");
+        let config = TrainConfig::read(&file, Stage::Finetune).expect("checked");
+        let model = ModelConfig::read(&file).and_then(|m| m.classifier(&recipe, 3, &config));
+        let (model, device) = (model.expect("a classifier"), Default::default());
+        let weights = init::draw(&model.specs(), 1);
+        let state = weights.clone().renamed(|name| Some(format!("{AVERAGE}{name}")));
+        let params = Params::<Autodiff<Flex>>::new(&model.specs(), &weights, &device);
+        let params = params.expect("complete").with_precision(Precision::Bf16);
+        let average = average_of(&params, &state, &model, &device).expect("complete");
+        assert_eq!(average.precision(), Precision::Bf16);
+        assert_eq!(average.to_weights(), weights);
+    }
 }

@@ -153,6 +153,15 @@ fn a_folder_keeps_the_numbers_of_its_classes() {
     done(&at("in"), &at("tars"), &of_format(Format::Webdataset));
     done(&at("tars"), &at("again"), &of_format(Format::Folder));
     assert_eq!(labels(&at("again")), wanted);
+    // Names that are no names of folders.
+    write(&at("slashes/0.jpg"), jpeg(0));
+    write(&at("slashes/1.jpg"), jpeg(1));
+    write(&at("slashes/train.csv"), "0.jpg,x/y\n1.jpg,z\n");
+    done(&at("slashes"), &at("named"), &of_format(Format::Folder));
+    for folder in ["named", "named/train"] {
+        let reader = open(&at(folder), &OpenOptions::default()).expect("opens");
+        assert_eq!(reader.classes(), ["x/y", "z"], "{folder}");
+    }
     // A folder that is no class of the conversion.
     write(&at("out/train/stray/0.jpg"), jpeg(0));
     let stray = open(&at("out"), &OpenOptions::default()).map(|_| ()).expect_err("stray");

@@ -14,14 +14,11 @@ pub(super) fn looks_like(root: &Path) -> bool {
     media_below(root).is_ok_and(|(media, _)| !media.is_empty())
 }
 
-/// Lists all media below the split's folder in `root`, or below `root` where it has none of splits.
+/// Lists all media below the split's folder in `root`, or below `root` where it has none of splits, named
+/// relative to `root`. Beside the folder of a split the class folders of the other splits count too,
+/// so that all number them alike.
 pub(super) fn list(root: &Path, split: &str) -> Result<Listing, FormatError> {
-    list_classes(root, &splits::folder(root, split)?)
-}
-
-/// Lists the media below `base`, named relative to `root`. Where `base` is the folder of a split,
-/// the class folders of the other splits count too, so that all number them alike.
-pub(super) fn list_classes(root: &Path, base: &Path) -> Result<Listing, FormatError> {
+    let base = &splits::folder(root, split)?;
     let loose = sorted(base)?.iter().any(|p| p.is_file() && kind_by_name(p).is_some());
     let (media, outputs) = media_below(base)?;
     let class_of = |path: &Path| -> Option<String> {
@@ -38,34 +35,37 @@ pub(super) fn list_classes(root: &Path, base: &Path) -> Result<Listing, FormatEr
         let what = format!("{} holds a conversion and was left out", output.display());
         listing.notes.push(what);
     }
-    let ours = [Some(root), base.parent()].into_iter().flatten().any(is_output);
-    let classes = match numbered(root, base, &found, &mut listing.notes)? {
+    // The conversion that wrote it.
+    let output = [Some(root), base.parent()].into_iter().flatten().find(|folder| is_output(folder));
+    let classes = match numbered(root, output, &found, &mut listing.notes)? {
         Some(classes) => classes,
-        None => found.into_iter().filter(|c| !(ours && c == UNLABELLED)).collect(),
+        None => found.into_iter().filter(|c| output.is_none() || c != UNLABELLED).collect(),
     };
     let numbers = super::numbers(&classes);
     for path in media {
         let label = class_of(&path).and_then(|class| numbers.get(class.as_str()).copied());
         listing.add_found(root, path, label);
     }
-    listing.classes = full_names(root, classes);
+    listing.classes = match output {
+        Some(output) => full_names(output, classes),
+        None => classes,
+    };
     Ok(listing)
 }
 
-/// The class folders in label order as `classes.txt` in `root`, or beside `base`, names them; `None`
-/// where there is none, or one that is about something else.
+/// The class folders in label order as `classes.txt` in `root` or the conversion's `output` names them;
+/// `None` where there is none, or one that is about something else.
 fn numbered(
     root: &Path,
-    base: &Path,
+    output: Option<&Path>,
     found: &BTreeSet<String>,
     notes: &mut Vec<String>,
 ) -> Result<Option<Vec<String>>, FormatError> {
-    let beside = base.parent().filter(|parent| is_output(parent));
-    let folders = std::iter::once(root).chain(beside);
+    let folders = std::iter::once(root).chain(output);
     let Some(file) = folders.map(|f| f.join(CLASSES)).find(|f| f.is_file()) else {
         return Ok(None);
     };
-    let ours = file.parent().is_some_and(is_output);
+    let ours = output.is_some() && file.parent() == output;
     let names: Vec<String> = lines(&read_text(&file)?).map(|(_, line)| line.to_owned()).collect();
     let known: BTreeSet<&String> = names.iter().collect();
     match found.iter().find(|class| !known.contains(class) && *class != UNLABELLED) {

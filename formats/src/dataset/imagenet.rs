@@ -3,8 +3,7 @@
 
 use std::path::Path;
 
-use super::folder::list_classes;
-use super::{Listing, ilsvrc, sorted, splits};
+use super::{Listing, folder, ilsvrc, sorted, splits};
 use crate::error::FormatError;
 use crate::shard::OpenOptions;
 
@@ -31,6 +30,5 @@ pub(super) fn list(root: &Path, options: &OpenOptions) -> Result<Listing, Format
     if root.is_file() || ilsvrc::looks_like(root, split) {
         return ilsvrc::list(root, options);
     }
-    let base = splits::folder(root, split)?;
-    list_classes(root, &base)
+    folder::list(root, split)
 }

@@ -43,7 +43,7 @@ pub use crate::compact::Entries;
 pub(crate) use detect::check_there;
 pub use detect::detect;
 pub(crate) use shards::braces;
-pub(crate) use splits::{check_complete, check_manifest, files_of_split, names as split_names};
+pub(crate) use splits::{check_complete, check_whole, files_of_split, names as split_names};
 pub(crate) use webdataset::list_objects;
 
 /// A known way to lay a data set out.

@@ -10,7 +10,12 @@ use crate::shard::OpenOptions;
 
 /// Adds notes about what was listed.
 pub(super) fn look_at(listing: &mut Listing, root: &Path, layout: Layout, options: &OpenOptions) {
-    listing.notes.extend(repeated(listing));
+    // Paths of a tree are different; to compare a million of them takes a while.
+    let is_tree =
+        matches!(layout, Layout::Folder | Layout::Imagenet) && listing.archives.is_empty();
+    if !is_tree {
+        listing.notes.extend(repeated(listing));
+    }
     if options.layout.is_none() && matches!(layout, Layout::Folder | Layout::Frames) {
         listing.notes.extend(unread(root, &options.split));
     }

@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    Entry, Listing, Source, check_complete, check_manifest, files_of_split, relative_name, sorted,
-    split_names,
+    Entry, Listing, Source, check_whole, files_of_split, relative_name, sorted, split_names,
 };
 use crate::error::{FormatError, FormatErrorKind};
 use crate::index::in_parallel;
@@ -57,8 +56,7 @@ pub(super) fn of_split(path: &Path, split: &str) -> Result<Vec<PathBuf>, FormatE
         let what = format!("no .tar file for split `{split}` in it");
         return Err(FormatError::new(path, FormatErrorKind::Layout(what)));
     }
-    check_complete(path, &files)?;
-    check_manifest(path)?;
+    check_whole(path, &files)?;
     Ok(files)
 }
 

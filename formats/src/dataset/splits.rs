@@ -106,11 +106,17 @@ pub(crate) fn files_of_split(
     }
 }
 
-/// Refuses a folder that lacks a shard which its manifest lists.
+/// Refuses a local folder whose shards `files` are not all that their names or its manifest tell.
 ///
 /// # Errors
 /// When one is not there; the error names it.
-pub(crate) fn check_manifest(folder: &Path) -> Result<(), FormatError> {
+pub(crate) fn check_whole(folder: &Path, files: &[PathBuf]) -> Result<(), FormatError> {
+    check_complete(folder, files)?;
+    check_manifest(folder, files)
+}
+
+/// Refuses a folder that lacks a shard which its manifest lists; `files` are there.
+fn check_manifest(folder: &Path, files: &[PathBuf]) -> Result<(), FormatError> {
     #[derive(serde::Deserialize)]
     struct Manifest {
         shards: Vec<Shard>,
@@ -123,7 +129,12 @@ pub(crate) fn check_manifest(folder: &Path) -> Result<(), FormatError> {
     let Ok(text) = std::fs::read(&path) else { return Ok(()) };
     // Whether it is whole is `verify`'s business.
     let Ok(manifest) = serde_json::from_slice::<Manifest>(&text) else { return Ok(()) };
-    match manifest.shards.iter().find(|shard| !folder.join(&shard.file).exists()) {
+    let found: BTreeSet<&Path> = files.iter().map(PathBuf::as_path).collect();
+    let absent = |shard: &&Shard| {
+        let path = folder.join(&shard.file);
+        !found.contains(path.as_path()) && !path.exists()
+    };
+    match manifest.shards.iter().find(absent) {
         None => Ok(()),
         Some(shard) => {
             let what = format!("it lists the shard {}, which is not there", shard.file);

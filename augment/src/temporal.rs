@@ -82,14 +82,29 @@ pub fn videomae_dense(num_frames: u32, frames: u32, step: u32, rng: &mut SampleR
     videomae_dense_indices(num_frames, frames, step, end)
 }
 
-/// Something-Something fine-tuning (VideoMAE `ssv2.py`): one frame of each of `frames` equal
-/// segments; sorted random frames where segments would be empty; zeros for very short videos.
-pub fn segments(num_frames: u32, frames: u32, rng: &mut SampleRng) -> Vec<u32> {
-    let average = num_frames / frames;
-    if average > 0 {
-        return (0..frames).map(|k| k * average + rng.below(average)).collect();
+/// Something-Something fine-tuning (VideoMAE `ssv2.py`): frames of each of `frames` equal segments, the
+/// exclusive upper bound of its draw; 0 where segments would be empty.
+pub fn segments_bound(num_frames: u32, frames: u32) -> u32 {
+    num_frames / frames
+}
+
+/// Something-Something fine-tuning: the frame at `draw` of each segment; zeros, and nothing drawn, for
+/// videos of fewer frames than segments.
+pub fn segments_indices(
+    num_frames: u32,
+    frames: u32,
+    mut draw: impl FnMut(u32) -> u32,
+) -> Vec<u32> {
+    match segments_bound(num_frames, frames) {
+        0 => vec![0; frames as usize],
+        bound => (0..frames).map(|k| k * bound + draw(k)).collect(),
     }
-    vec![0; frames as usize]
+}
+
+/// Something-Something fine-tuning: draw and walk.
+pub fn segments(num_frames: u32, frames: u32, rng: &mut SampleRng) -> Vec<u32> {
+    let bound = segments_bound(num_frames, frames);
+    segments_indices(num_frames, frames, |_| rng.below(bound))
 }
 
 /// SlowFast on Something-Something (`ssv2.py`): first and last frame of segment `k` of `frames`,

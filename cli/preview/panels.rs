@@ -154,7 +154,7 @@ impl Drawer<'_> {
         let size = self.clip.size();
         let draw = |t: &usize| {
             let frame = self.clip.frame(self.plans[0].views[0].frames[*t]).unwrap_or_default();
-            let mut out = picture(size, frame.to_vec());
+            let mut out = views::picture(size, frame.to_vec());
             views::outline(&mut out, regions, size);
             out
         };
@@ -299,11 +299,6 @@ fn further_pass(policy: &MaskPolicy, k: usize, hidden: usize, tokens: usize) -> 
         MaskPolicy::RunningCell { .. } => format!("decoder: {hidden} of {tokens} tokens left out"),
         _ => format!("pass {}: {hidden} of {tokens} tokens hidden", k + 2),
     }
-}
-
-fn picture(size: Size, pixels: Vec<u8>) -> RgbImage {
-    RgbImage::from_raw(size.width, size.height, pixels)
-        .unwrap_or_else(|| RgbImage::new(size.width, size.height))
 }
 
 /// What is not predicted.

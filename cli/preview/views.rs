@@ -27,13 +27,18 @@ const INKS: [[u8; 3]; 16] = [
     [0, 60, 90],
 ];
 
+/// Packed RGB as a picture.
+pub(super) fn picture(size: Size, pixels: Vec<u8>) -> RgbImage {
+    RgbImage::from_raw(size.width, size.height, pixels)
+        .unwrap_or_else(|| RgbImage::new(size.width, size.height))
+}
+
 /// Frame `t` of view `n` of a row.
 pub(super) fn frame(batch: BatchRef<'_>, row: usize, n: usize, t: usize) -> RgbImage {
     let layout = &batch.layout().views[n];
     let bytes = layout.size.area() * 3;
     let pixels = &batch.pixels(n)[row * layout.pixels.row_bytes + t * bytes..][..bytes];
-    RgbImage::from_raw(layout.size.width, layout.size.height, pixels.to_vec())
-        .unwrap_or_else(|| RgbImage::new(layout.size.width, layout.size.height))
+    picture(layout.size, pixels.to_vec())
 }
 
 /// The mask of view `n` of a row, one byte a token.

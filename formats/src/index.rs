@@ -21,7 +21,7 @@ use crate::error::{DecodeError, FormatError, FormatErrorKind};
 use crate::facts::guarded;
 use crate::record::{ShardReader, Span};
 use crate::store::{Location, locate};
-use crate::temporary::process;
+use crate::temporary::Working;
 
 /// One sample's line.
 #[derive(Clone, Debug, PartialEq)]
@@ -127,13 +127,12 @@ impl Index {
             ],
         )
         .map_err(|e| wrong(e.to_string()))?;
-        let part = part_path(path);
-        let file = File::create(&part).map_err(io)?;
+        let mut working = Working::beside(path)?;
         let mut writer =
-            ArrowWriter::try_new(file, schema, None).map_err(|e| wrong(e.to_string()))?;
+            ArrowWriter::try_new(working.file(), schema, None).map_err(|e| wrong(e.to_string()))?;
         writer.write(&batch).map_err(|e| wrong(e.to_string()))?;
         writer.close().map_err(|e| wrong(e.to_string()))?;
-        std::fs::rename(&part, path).map_err(io)
+        working.publish(path)
     }
 
     /// Reads an index.
@@ -259,7 +258,8 @@ pub(crate) fn side_path(root: &Path, name: &str) -> PathBuf {
     let folder = if root.is_dir() { root } else { root.parent().unwrap_or(root) };
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let beside = folder.join(".tubelet").join(name);
-    if beside.is_file() || is_writable(folder) {
+    // Made and removed again where the folder can be written to.
+    if beside.is_file() || Working::beside(&folder.join("probe")).is_ok() {
         return beside;
     }
     let full = root.canonicalize().unwrap_or_else(|_| root.to_owned());
@@ -277,28 +277,11 @@ pub(crate) fn tables_of_user() -> PathBuf {
     cache_folder().join("tubelet")
 }
 
-/// The name under which this thread writes `path` before it is whole.
-pub(crate) fn part_path(path: &Path) -> PathBuf {
-    static TURN: AtomicUsize = AtomicUsize::new(0);
-    let turn = TURN.fetch_add(1, Ordering::Relaxed);
-    path.with_extension(format!("part-{:016x}-{turn}", process()))
-}
-
 /// Size and modification time in nanoseconds; zeros where there is no such file.
 pub(crate) fn stamp(path: &Path) -> (u64, u64) {
     let Ok(meta) = std::fs::metadata(path) else { return (0, 0) };
     let since = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
     (meta.len(), since.map_or(0, |d| d.as_nanos() as u64))
-}
-
-fn is_writable(folder: &Path) -> bool {
-    tempfile_in(folder).is_ok()
-}
-
-fn tempfile_in(folder: &Path) -> std::io::Result<()> {
-    let probe = folder.join(format!(".tubelet-write-test-{:016x}", process()));
-    File::create(&probe)?;
-    std::fs::remove_file(&probe)
 }
 
 fn cache_folder() -> PathBuf {

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,8 +27,9 @@ const OLD: Duration = Duration::from_secs(3600);
 /// A file that is being made; removed unless it is published.
 pub(crate) struct Working {
     path: PathBuf,
-    /// Holds the lock; absent where the file system has none.
-    _lock: Option<File>,
+    /// Locked where the file system has locks.
+    file: File,
+    published: bool,
 }
 
 impl Working {
@@ -40,11 +42,9 @@ impl Working {
         for _ in 0..ATTEMPTS {
             let own = path.with_file_name(new_name());
             let file = File::create(&own).map_err(error)?;
-            match file.lock() {
-                // Swept away between the two calls.
-                Ok(()) if !own.exists() => {}
-                Ok(()) => return Ok(Self { path: own, _lock: Some(file) }),
-                Err(_) => return Ok(Self { path: own, _lock: None }),
+            // Otherwise it was swept away between the two calls.
+            if file.lock().is_err() || own.exists() {
+                return Ok(Self { path: own, file, published: false });
             }
         }
         Err(error(std::io::ErrorKind::NotFound.into()))
@@ -55,23 +55,31 @@ impl Working {
         &self.path
     }
 
+    /// What it holds so far, to be written to.
+    pub(crate) fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
     /// Renames it to `path`.
-    pub(crate) fn publish(self, path: &Path) -> Result<(), FormatError> {
-        std::fs::rename(&self.path, path).map_err(|e| FormatError::new(path, e))
+    pub(crate) fn publish(mut self, path: &Path) -> Result<(), FormatError> {
+        std::fs::rename(&self.path, path).map_err(|e| FormatError::new(path, e))?;
+        self.published = true;
+        Ok(())
     }
 }
 
 impl Drop for Working {
     fn drop(&mut self) {
-        // Once it is published there is nothing of this name any more.
-        let _ = std::fs::remove_file(&self.path);
+        if !self.published {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
 /// Writes a file whole or not at all; several threads and processes may write the same one.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FormatError> {
-    let working = Working::beside(path)?;
-    std::fs::write(working.path(), bytes).map_err(|e| FormatError::new(path, e))?;
+    let mut working = Working::beside(path)?;
+    working.file().write_all(bytes).map_err(|e| FormatError::new(path, e))?;
     working.publish(path)
 }
 
@@ -125,7 +133,7 @@ fn machine_of(name: &str) -> Option<u32> {
 }
 
 /// A number that this process has alone: process numbers repeat among containers and machines.
-pub(crate) fn process() -> u64 {
+fn process() -> u64 {
     static OWN: OnceLock<u64> = OnceLock::new();
     // The standard library seeds each hasher by the system's random numbers.
     *OWN.get_or_init(|| {

@@ -1,5 +1,6 @@
 //! Is a file as long as it says itself? Told by its structure, without decoding.
 
+use crate::decode::jpeg::has_end;
 use crate::decode::sniff;
 use crate::record::MediaKind;
 
@@ -18,32 +19,9 @@ pub(crate) fn cut_off(bytes: &[u8]) -> Option<String> {
     (promised > have).then(|| format!("cut off: {have} bytes of {promised}"))
 }
 
-/// A JPEG file ends by a marker, which a thumbnail inside its head has too.
 fn jpeg(bytes: &[u8]) -> Option<String> {
-    if bytes.ends_with(&[0xff, 0xd9]) {
-        return None;
-    }
-    let cut = || Some("cut off: the picture has no end marker".to_owned());
-    let mut at = 2;
-    loop {
-        let rest = bytes.get(at..)?;
-        // Entropy-coded bytes, restart markers and fill bytes are passed over.
-        let Some(next) = memchr::memchr(0xff, rest) else { return cut() };
-        let Some(marker) = rest.get(next + 1) else { return cut() };
-        at += next + 1;
-        match marker {
-            0xd9 => return None,
-            0x00 | 0x01 | 0xd0..=0xd8 => at += 1,
-            0xff => {}
-            _ => {
-                let Some(length) = bytes.get(at + 1..at + 3) else { return cut() };
-                at += 1 + usize::from(u16::from_be_bytes([length[0], length[1]]));
-                if at >= bytes.len() {
-                    return cut();
-                }
-            }
-        }
-    }
+    let whole = bytes.ends_with(&[0xff, 0xd9]) || has_end(bytes);
+    (!whole).then(|| "cut off: the picture has no end marker".to_owned())
 }
 
 fn png(bytes: &[u8]) -> Option<String> {

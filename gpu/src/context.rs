@@ -149,8 +149,7 @@ impl Kernels {
     /// # Errors
     /// When NVRTC is missing, a kernel does not compile or the driver does not load it.
     pub fn load(gpu: &Gpu) -> Result<Self, GpuError> {
-        let driver = driver_version().map_err(GpuError::driver("ask for the driver's version"))?;
-        let nvrtc = Nvrtc::find_up_to(driver / 1000)?;
+        let nvrtc = Nvrtc::for_driver()?;
         let known = nvrtc.architectures()?;
         let target = Target::of_device(gpu.capability, &known).ok_or_else(|| {
             let valid = "this NVRTC compiles for newer devices only: use an older one";

@@ -149,7 +149,8 @@ impl JpegDecoder {
                 engine.supports(mine.len(), request.encoded, region)
             };
             // Who refuses the region may take the whole picture.
-            match [region, whole].into_iter().find(|rect| supports(*rect)) {
+            let instead = (region != whole).then_some(whole);
+            match [Some(region), instead].into_iter().flatten().find(|rect| supports(*rect)) {
                 Some(rect) => mine.push((n, held(request, rect))),
                 None => left.push(n),
             }

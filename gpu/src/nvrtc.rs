@@ -101,6 +101,12 @@ impl Nvrtc {
         })
     }
 
+    /// As [`Self::find`], of versions that this driver loads.
+    pub(crate) fn for_driver() -> Result<Self, GpuError> {
+        let driver = driver_version().map_err(GpuError::driver("ask for the driver's version"))?;
+        Self::find_up_to(driver / 1000)
+    }
+
     /// The library in `folder`.
     ///
     /// # Errors
@@ -150,8 +156,7 @@ pub fn load_for_others() -> Result<(), GpuError> {
     if present() {
         return Ok(());
     }
-    let driver = driver_version().map_err(GpuError::driver("ask for the driver's version"))?;
-    let found = Nvrtc::find_up_to(driver / 1000)?;
+    let found = Nvrtc::for_driver()?;
     let (major, minor) = found.version();
     // Who asks for a loaded library by its own name gets it: it stays loaded.
     std::mem::forget(found);

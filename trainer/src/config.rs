@@ -37,15 +37,14 @@ impl Family {
         }
     }
 
-    /// Whether it is a network of `method`.
-    const fn trains(self, method: Method) -> bool {
-        matches!(
-            (self, method),
-            (Self::Mae, Method::Mae)
-                | (Self::Videomae, Method::Videomae)
-                | (Self::MaeSt | Self::SlowfastMae, Method::MaeSt)
-                | (Self::Maskfeat, Method::Maskfeat)
-        )
+    /// The method that it is a network of.
+    const fn method(self) -> Method {
+        match self {
+            Self::Mae => Method::Mae,
+            Self::Videomae => Method::Videomae,
+            Self::MaeSt | Self::SlowfastMae => Method::MaeSt,
+            Self::Maskfeat => Method::Maskfeat,
+        }
     }
 }
 
@@ -192,7 +191,7 @@ impl ModelConfig {
             file.model.clone().try_into().map_err(|e: toml::de::Error| {
                 TrainError::recipe("model", e.message().to_owned())
             })?;
-        if !config.family.trains(file.method) {
+        if config.family.method() != file.method {
             let what = format!("{}: no network of it trains {}", file.method, config.family.name());
             return Err(TrainError::recipe("method", what));
         }

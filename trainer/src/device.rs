@@ -52,7 +52,8 @@ impl Device {
     }
 
     /// Slots of a loader. On Vulkan batches keep theirs until they are trained on; elsewhere a slot is
-    /// free when its floats are made, or its bytes on the device.
+    /// free when its floats are made, or its bytes on the device, unless CUDA has to do without the
+    /// stage: then the loader waits while a batch is trained on.
     pub(crate) fn slot_count(self) -> usize {
         let usual = LoaderConfig::default().slots;
         if self == Self::Vulkan { usual + HELD_SLOTS } else { usual }
@@ -190,7 +191,7 @@ macro_rules! on_device {
             #[cfg(feature = "cuda")]
             $crate::device::Device::Cuda => {
                 type $backend = burn::backend::Autodiff<burn::backend::Cuda>;
-                $crate::feed::adopt::check_machine().and_then(|()| $body)
+                $crate::feed::adopt::check_machine().and_then(|_gpu| $body)
             }
             #[cfg(feature = "vulkan")]
             $crate::device::Device::Vulkan => {

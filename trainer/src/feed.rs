@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tubelet_augment::{HostStage, HostTensors, Recipe};
 use tubelet_gpu::{DeviceStage, DeviceTensors};
@@ -226,13 +226,6 @@ impl<B: Backend> Source<B> for HostTensors {
         let hidden = values.len() / dim.max(1);
         matrix(values, hidden, device)
     }
-}
-
-/// `values` as numbers on `device`.
-fn numbers<B: Backend>(values: &[u32], device: &B::Device) -> Tensor<B, 1, Int> {
-    let values: Vec<i32> = values.iter().map(|value| *value as i32).collect();
-    let count = values.len();
-    Tensor::from_data(TensorData::new(values, [count]), device)
 }
 
 /// `values` as a matrix of `rows` rows on `device`.

@@ -139,8 +139,9 @@ impl<B: Backend> Params<B> {
         if let Some(table) = tables.get(name) {
             return Ok(table.clone());
         }
-        let table = tensor::<B, 3>(&make(), device)?.squeeze_dim(0);
-        Ok(tables.entry(name.to_owned()).or_insert(table).clone())
+        let table: Tensor<B, 2> = tensor::<B, 3>(&make(), device)?.squeeze_dim(0);
+        tables.insert(name.to_owned(), table.clone());
+        Ok(table)
     }
 
     /// The parameter `name`.

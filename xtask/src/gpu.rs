@@ -33,11 +33,6 @@ const DEMO: &[&str] = &[
 /// What runs the bundle on the other machine, and what compares with PyTorch there.
 const SCRIPTS: [&str; 3] = ["run.sh", "hog_torch.py", "step_torch.py"];
 
-/// Fetches NVRTC once and tells the folder of its library.
-pub(crate) fn fetch_nvrtc(install: bool) -> Result<PathBuf, Failure> {
-    wheels::NVRTC.fetch(install)
-}
-
 /// What goes into the folder.
 #[derive(Debug, PartialEq)]
 struct Wanted {
@@ -99,7 +94,7 @@ pub(crate) fn bundle(arguments: &[String], install: bool) -> Outcome {
         copy_cuda(&wanted, install)?;
     }
     let test = &["--lib", "--bench", "gpu"];
-    let built = test_programs("tubelet-gpu", test, &[])?;
+    let built = test_programs("tubelet-gpu", test)?;
     copy_stripped(&find(&built, TESTS_OF_GPU)?, &out.join("gpu-tests"))?;
     copy_stripped(&find(&built, "\"kind\":[\"bench\"]")?, &out.join("gpu-bench"))?;
     let sources = root().join("gpu/src/kernels");
@@ -143,7 +138,7 @@ fn copy_program(wanted: &Wanted) -> Outcome {
     copy_stripped(&binary, &out.join("tubelet"))?;
     copy_libraries(&binary, &out.join("lib"))?;
     if wanted.trains() {
-        let built = test_programs("tubelet-trainer", &["--lib"], &["--features", "cuda"])?;
+        let built = test_programs("tubelet-trainer", &["--lib", "--features", "cuda"])?;
         copy_stripped(&find(&built, TESTS_OF_TRAINER)?, &out.join("trainer-tests"))?;
     }
     make_data(&binary, out)
@@ -155,9 +150,9 @@ const TESTS_OF_TRAINER: &str =
     "\"kind\":[\"lib\"],\"crate_types\":[\"lib\"],\"name\":\"tubelet_trainer\"";
 
 /// Builds programs of `package` that test or measure; cargo's JSON about it.
-fn test_programs(package: &str, which: &[&str], more: &[&str]) -> Result<String, Failure> {
+fn test_programs(package: &str, which: &[&str]) -> Result<String, Failure> {
     let mut command = cargo("test");
-    command.args(["--release", "-p", package, "--no-run"]).args(which).args(more);
+    command.args(["--release", "-p", package, "--no-run"]).args(which);
     command.args(["--message-format", "json-render-diagnostics"]);
     announce(&command);
     let output = command.output().map_err(|e| Failure::new(format!("cannot run cargo: {e}")))?;

@@ -139,7 +139,7 @@ fn demo(arguments: &[String]) -> Outcome {
 fn test(arguments: &[String], install: bool) -> Outcome {
     let nvrtc = match arguments {
         [] => None,
-        [one] if one == "--gpu-compile" => Some(gpu::fetch_nvrtc(install)?),
+        [one] if one == "--gpu-compile" => Some(wheels::NVRTC.fetch(install)?),
         _ => {
             let given = arguments.join(" ");
             return Err(Failure::usage(format!("`test {given}`: only --gpu-compile is known")));

@@ -68,11 +68,10 @@ fn clips_begin_on_references_where_their_step_allows() {
 
 #[test]
 fn repeats_share_their_frames_where_the_recipe_says_so() {
-    let info =
-        MediaInfo { frames: 300, fps: 30.0, ..MediaInfo::picture(Size::new(340, 256), "h264") };
     let plans = |set: &str| {
         let recipe = recipe("videomae-vit-b-k400", Stage::Finetune, &[set]);
-        [0, 1].map(|repeat| recipe.plan(SampleKey { repeat, ..key(3) }, &info).expect("has frames"))
+        let key = |repeat| SampleKey { repeat, ..key(3) };
+        [0, 1].map(|repeat| recipe.plan(key(repeat), &video()).expect("has frames"))
     };
     let [first, second] = plans("finetune.share_frames=true");
     assert_eq!(first.views[0].frames, second.views[0].frames);

@@ -28,6 +28,11 @@ const MAX_TRIES: u32 = 10_000;
 /// Masks drawn at load to see whether a rule can work at all on a grid.
 const TRIAL_DRAWS: u64 = 64;
 
+/// The random numbers of trial draw `n`.
+fn trial(n: u64) -> SampleRng {
+    SampleRng::new(0, 0, n, 0, Draw::Mask)
+}
+
 fn problem(key: &'static str, value: impl fmt::Debug, valid: impl Into<String>) -> MaskProblem {
     MaskProblem { key, value: format!("{value:?}"), valid: valid.into() }
 }
@@ -188,10 +193,8 @@ impl Site {
         (key, value): (&'static str, usize),
         valid: &str,
     ) -> Result<MaskPolicy, MaskProblem> {
-        let good = |sample| {
-            let mut rng = SampleRng::new(0, 0, sample, 0, Draw::Mask);
-            policy.draw(self.grid, &mut rng).is_some_and(|mask| mask.masked_count() > 0)
-        };
+        let good =
+            |n| policy.draw(self.grid, &mut trial(n)).is_some_and(|mask| mask.masked_count() > 0);
         if (0..TRIAL_DRAWS).any(good) {
             return Ok(policy);
         }
@@ -242,10 +245,8 @@ impl Site {
             return Err(problem("roll", roll, format!("below {} tokens", self.grid.plane())));
         }
         let plane = PatchGrid { t: 1, ..self.grid };
-        let reached = (0..4).all(|sample| {
-            let mut rng = SampleRng::new(0, 0, sample, 0, Draw::Mask);
-            mask::block(plane, &blocks, &mut rng).masked_count() == count
-        });
+        let reached =
+            (0..4).all(|n| mask::block(plane, &blocks, &mut trial(n)).masked_count() == count);
         if !reached {
             let valid = format!(
                 "rectangles of {min} to {max} tokens do not reach {count} on grid {}",
@@ -319,10 +320,8 @@ impl Site {
         let checked: Vec<GroupSpec> =
             groups.iter().map(|group| self.group(group)).collect::<Result<_, _>>()?;
         for spec in &checked {
-            let good = |sample: &u64| {
-                let mut rng = SampleRng::new(0, 0, *sample, 0, Draw::Mask);
-                multi_block::draw_once(self.grid, spec, &mut rng).contains(&false)
-            };
+            let good =
+                |n: &u64| multi_block::draw_once(self.grid, spec, &mut trial(*n)).contains(&false);
             let good = (0..TRIAL_DRAWS).filter(good).count() as u64;
             if good < TRIAL_DRAWS / 2 {
                 let valid = format!(

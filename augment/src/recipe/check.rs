@@ -389,17 +389,17 @@ impl Checker<'_> {
         let unit = lcm(lcm(u64::from(multiple), u64::from(each)), u64::from(group.max(1)));
         let rows = u64::from(budget) / grid.len() as u64 / unit * unit;
         match u32::try_from(rows) {
-            Ok(rows) if (1..=MAX_ROWS).contains(&rows) => Ok(rows),
-            Ok(MAX_ROWS..) | Err(_) => {
-                let valid = format!("makes {rows} rows, more than {MAX_ROWS}");
-                Err(self.error("token_budget", budget, valid))
-            }
-            _ => {
+            Ok(rows @ 1..=MAX_ROWS) => Ok(rows),
+            Ok(0) => {
                 let least = unit * grid.len() as u64;
                 let valid = format!(
                     "at least {least}: a row has {} tokens, and rows come {unit} at a time",
                     grid.len()
                 );
+                Err(self.error("token_budget", budget, valid))
+            }
+            _ => {
+                let valid = format!("makes {rows} rows, more than {MAX_ROWS}");
                 Err(self.error("token_budget", budget, valid))
             }
         }

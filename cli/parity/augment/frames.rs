@@ -45,15 +45,10 @@ pub(super) fn run(case: &Case, inputs: &Inputs) -> Result<Outcome> {
 fn segments(case: &Case, inputs: &Inputs, n: u32) -> Result<Outcome> {
     let frames = number(case, inputs, "T")?;
     ensure!(frames > 0, "T is 0");
-    let bound = n / frames;
-    let ids = match bound {
-        0 => vec![0; frames as usize],
-        bound => {
-            let draws = draws(inputs, frames)?;
-            ensure!(draws.iter().all(|draw| *draw < bound), "draws {draws:?}: below {bound}");
-            (0..).zip(draws).map(|(k, draw)| k * bound + draw).collect()
-        }
-    };
+    let bound = temporal::segments_bound(n, frames);
+    let draws = if bound > 0 { draws(inputs, frames)? } else { Vec::new() };
+    ensure!(draws.iter().all(|draw| *draw < bound), "draws {draws:?}: below {bound}");
+    let ids = temporal::segments_indices(n, frames, |k| draws[k as usize]);
     Ok(outputs([("randint_upper", Value::json(bound)), ("frame_ids", list(&ids))]))
 }
 

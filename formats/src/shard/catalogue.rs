@@ -18,7 +18,8 @@ use tubelet_core::Size;
 use super::listed::map;
 use crate::error::FormatError;
 use crate::facts::{guarded, parquet_error};
-use crate::index::{part_path, side_path, stamp};
+use crate::index::{side_path, stamp};
+use crate::temporary::Working;
 
 /// One thing in an archive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -175,15 +176,14 @@ fn write(stored: &Path, valid: &str, items: &[Item]) -> Result<(), FormatError> 
     ];
     let batch = RecordBatch::try_new(Arc::clone(&schema), columns)
         .map_err(|e| parquet_error(stored, &e))?;
-    let part = part_path(stored);
-    let file = File::create(&part).map_err(io)?;
-    ArrowWriter::try_new(file, schema, None)
+    let mut working = Working::beside(stored)?;
+    ArrowWriter::try_new(working.file(), schema, None)
         .and_then(|mut writer| {
             writer.write(&batch)?;
             writer.close()
         })
         .map_err(|e| parquet_error(stored, &e))?;
-    std::fs::rename(&part, stored).map_err(io)
+    working.publish(stored)
 }
 
 #[cfg(test)]

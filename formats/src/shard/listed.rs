@@ -172,6 +172,8 @@ impl ShardReader for ListedReader {
     }
 
     fn source_bytes(&self, record: &Record) -> u64 {
+        // Pixels alone are cells.
+        let Span::Cell { .. } = record.span else { return bytes_of(&record.span) };
         match self.listing.entries.get(record.id.0 as usize).source {
             Source::Pixels { size, .. } => size.area() as u64 * 3,
             _ => bytes_of(&record.span),

@@ -24,7 +24,7 @@ use tubelet_core::SampleId;
 
 use super::has_hash;
 use super::remote::{self, Data};
-use crate::dataset::{check_complete, check_manifest, files_of_split};
+use crate::dataset::{check_whole, files_of_split};
 use crate::error::{FormatError, FormatErrorKind};
 use crate::facts::{guarded, info_from_columns, parquet_error};
 use crate::index::{in_parallel, side_path, stamp};
@@ -77,6 +77,8 @@ struct File {
     metadata: ArrowReaderMetadata,
     leaf: usize,
     kind: MediaKind,
+    /// Bytes of a payload, decompressed, as the columns' sizes tell on average.
+    mean_payload: u64,
     /// Columns of smaller encodings by their shorter sides.
     levels: Vec<(u32, usize)>,
 }
@@ -97,8 +99,7 @@ impl ParquetReader {
             return Self::look_into(&[path.to_owned()]).map(|(reader, _)| reader);
         }
         let files = shard_files(path, split)?;
-        check_complete(path, &files)?;
-        check_manifest(path)?;
+        check_whole(path, &files)?;
         if files.len() < MANY {
             return Self::look_into(&files).map(|(reader, _)| reader);
         }
@@ -255,11 +256,9 @@ impl ShardReader for ParquetReader {
     }
 
     fn source_bytes(&self, record: &Record) -> u64 {
+        let Span::Cell { .. } = record.span else { return bytes_of(&record.span) };
         let shard = &self.shards[self.locate(record.id.0 as usize).0];
-        match (&record.span, shard.file()) {
-            (Span::Cell { .. }, Ok(file)) => file.mean_payload(),
-            _ => bytes_of(&record.span),
-        }
+        shard.file().map_or_else(|_| bytes_of(&record.span), |file| file.mean_payload)
     }
 
     fn stored_level_hash(&self, index: usize, side: u32) -> Option<u64> {
@@ -367,6 +366,14 @@ fn map_of(path: &Path) -> Result<Bytes, FormatError> {
     Ok(Bytes::from_owner(map(path)?))
 }
 
+/// See [`File`].
+fn mean_payload(metadata: &ParquetMetaData, leaf: usize) -> u64 {
+    let groups = metadata.row_groups();
+    let bytes: i64 = groups.iter().map(|g| g.column(leaf).uncompressed_size()).sum();
+    let rows: i64 = groups.iter().map(|g| g.num_rows()).sum();
+    u64::try_from(bytes / rows.max(1)).unwrap_or(0)
+}
+
 impl File {
     fn new(path: &Path, data: Data) -> Result<Self, FormatError> {
         let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
@@ -376,20 +383,13 @@ impl File {
             FormatError::malformed(path, "no `image` or `video` column with bytes in it")
         })?;
         let levels = level_leaves(metadata.metadata());
-        Ok(Self { data, metadata, leaf, kind, levels })
+        let mean_payload = mean_payload(metadata.metadata(), leaf);
+        Ok(Self { data, metadata, leaf, kind, mean_payload, levels })
     }
 
     /// The same without what was fetched to look into it.
     fn bare(self) -> Self {
         Self { data: self.data.bare(), ..self }
-    }
-
-    /// Bytes of a payload, decompressed, as the columns' sizes tell on average.
-    fn mean_payload(&self) -> u64 {
-        let groups = self.metadata.metadata().row_groups();
-        let bytes: i64 = groups.iter().map(|g| g.column(self.leaf).uncompressed_size()).sum();
-        let rows: i64 = groups.iter().map(|g| g.num_rows()).sum();
-        u64::try_from(bytes / rows.max(1)).unwrap_or(0)
     }
 
     /// The bytes of every payload of a column where the file tells them without reading pages.

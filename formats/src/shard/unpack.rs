@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use super::OpenOptions;
 use super::packed::{self, Packing};
 use crate::error::{FormatError, FormatErrorKind};
-use crate::index::{part_path, side_path, stamp};
+use crate::index::{side_path, stamp};
+use crate::temporary::Working;
 
 /// Whether this is a compressed tar archive, by its name.
 pub(crate) fn is_packed_tar(path: &Path) -> bool {
@@ -92,24 +93,18 @@ fn decompress(path: &Path, packing: Packing, out: &Path) -> Result<(), FormatErr
         std::fs::create_dir_all(folder).map_err(|e| FormatError::new(folder, e))?;
     }
     let mut source = packed::stream(path, packing)?;
-    let part = part_path(out);
-    let written = File::create(&part).map_err(|e| FormatError::new(&part, e)).and_then(|file| {
-        let mut file = Counting { file, bytes: 0 };
-        std::io::copy(&mut source, &mut file).map_err(|e| packed::broken(path, file.bytes, &e))?;
-        std::fs::rename(&part, out).map_err(|e| FormatError::new(out, e))
-    });
-    if written.is_err() {
-        let _ = std::fs::remove_file(&part);
-    }
-    written
+    let mut working = Working::beside(out)?;
+    let mut file = Counting { file: working.file(), bytes: 0 };
+    std::io::copy(&mut source, &mut file).map_err(|e| packed::broken(path, file.bytes, &e))?;
+    working.publish(out)
 }
 
-struct Counting {
-    file: File,
+struct Counting<'a> {
+    file: &'a mut File,
     bytes: u64,
 }
 
-impl Write for Counting {
+impl Write for Counting<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let written = self.file.write(bytes)?;
         self.bytes += written as u64;

@@ -101,8 +101,8 @@ pub fn patch_norm(
         let valid = "a pixel target has 1 to 11264 numbers (frames x rows x columns x 3)";
         return Err(GpuError::shape("target", format!("{dim} numbers"), valid));
     }
-    let (standardise, formula) =
-        (spec.norm.formula().is_some(), spec.norm.formula().unwrap_or_default());
+    let formula = spec.norm.formula();
+    let (standardise, formula) = (formula.is_some(), formula.unwrap_or_default());
     let aligned = spec.patch.w % 4 == 0 && pixels.size.width % 4 == 0;
     let written = token_count(pixels.rows, tokens.count.into())?;
     let (bytes, floats, table) = source.addresses(pixels);

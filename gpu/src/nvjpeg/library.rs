@@ -241,14 +241,15 @@ impl Engine {
         region: Option<[c_int; 4]>,
     ) -> Result<bool, GpuError> {
         let library = Arc::clone(&self.library);
+        if region.is_some() && library.with_regions.is_none() {
+            return Ok(false);
+        }
         let (bytes, len, mut answer) = (encoded.as_ptr(), encoded.len(), -1);
         // SAFETY: handles are valid, the bytes have the length given.
         let parsed = unsafe { (library.parse_header)(self.handle, bytes, len, self.stream) };
         check(parsed, "parse a header")?;
         let Some(regions) = &library.with_regions else {
-            let Some(supported) = library.supported.filter(|_| region.is_none()) else {
-                return Ok(false);
-            };
+            let Some(supported) = library.supported else { return Ok(false) };
             // SAFETY: handles are valid; the header was parsed.
             let asked = unsafe { supported(self.handle, self.stream, &raw mut answer) };
             return check(asked, "ask what it supports").map(|()| answer == 0);

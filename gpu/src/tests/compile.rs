@@ -4,19 +4,13 @@ use crate::GpuError;
 use crate::kernels::Program;
 use crate::nvrtc::{Nvrtc, Target, compile_cached};
 
+use super::skip::or_skip;
+
 /// Set to 1, a missing NVRTC is a failure.
 const REQUIRE_NVRTC: &str = "TUBELET_REQUIRE_NVRTC";
 
 fn nvrtc() -> Option<Nvrtc> {
-    match Nvrtc::find() {
-        Ok(nvrtc) => Some(nvrtc),
-        Err(reason) => {
-            let required = std::env::var(REQUIRE_NVRTC).is_ok_and(|v| v == "1");
-            assert!(!required, "{REQUIRE_NVRTC}=1 and {reason}");
-            eprintln!("NVRTC: skipped: {reason}");
-            None
-        }
-    }
+    or_skip("NVRTC", REQUIRE_NVRTC, Nvrtc::find())
 }
 
 #[test]

@@ -10,8 +10,8 @@ use crate::context::{Gpu, Kernels};
 use crate::kernels::{Address, Launch};
 use crate::memory::{DeviceBuffer, DeviceMemory};
 
-/// Set to 1, a missing GPU is a failure.
-const REQUIRE_GPU: &str = "TUBELET_REQUIRE_GPU";
+use super::skip::{REQUIRE_GPU, or_skip};
+
 /// Bytes around every buffer on the host that must stay as they are.
 const GUARD: usize = 64;
 const GUARD_BYTE: u8 = 0xa5;
@@ -32,15 +32,7 @@ pub(super) enum Buffer {
 
 /// The GPU, `None` where there is none and that is allowed.
 pub(super) fn gpu() -> Option<Gpu> {
-    match Gpu::probe() {
-        Ok(gpu) => Some(gpu),
-        Err(reason) => {
-            let required = std::env::var(REQUIRE_GPU).is_ok_and(|v| v == "1");
-            assert!(!required, "{REQUIRE_GPU}=1 and {reason}");
-            eprintln!("GPU: skipped: {reason}");
-            None
-        }
-    }
+    or_skip("GPU", REQUIRE_GPU, Gpu::probe())
 }
 
 /// Runs `body` on each device there is.

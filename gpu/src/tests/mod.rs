@@ -19,4 +19,5 @@ mod picture;
 mod plan;
 #[cfg(host_kernels)]
 mod simulated;
+mod skip;
 mod stage;

@@ -57,9 +57,10 @@ const TOOLKITS: [&str; 2] = ["/usr/local/cuda", "/opt/cuda"];
 /// A header that its kernels include.
 const HEADER: &str = "cuda_fp16.h";
 
-/// Whether Burn will find what it needs to compute on a GPU: it panics on the way where it does not.
-pub(crate) fn check_machine() -> Result<(), TrainError> {
-    Gpu::probe().map_err(failed)?;
+/// Whether Burn will find what it needs to compute on a GPU: it panics on the way where it does not. Who
+/// keeps the GPU keeps the context that Burn uses too, which is made once then.
+pub(crate) fn check_machine() -> Result<Gpu, TrainError> {
+    let gpu = Gpu::probe().map_err(failed)?;
     tubelet_gpu::nvrtc::load_for_others().map_err(failed)?;
     let toolkit = toolkit(std::env::var_os("CUDA_PATH").map(PathBuf::from), Path::exists);
     let toolkit = toolkit.ok_or_else(|| {
@@ -71,7 +72,7 @@ pub(crate) fn check_machine() -> Result<(), TrainError> {
     })?;
     let header = toolkit.join("include").join(HEADER);
     if header.exists() {
-        return Ok(());
+        return Ok(gpu);
     }
     Err(failed(format!("{} is missing: Burn's kernels include it", header.display())))
 }

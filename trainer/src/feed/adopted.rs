@@ -1,14 +1,15 @@
 //! A batch that the device stage made, as tensors of the back end that trains.
 
+use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burn::tensor::{Int, Tensor};
 use tubelet_augment::HostTensors;
 use tubelet_gpu::{DeviceTensors, HandOver};
 
-use super::{Source, numbers};
+use super::Source;
 use crate::device::TrainBackend;
 use crate::error::TrainError;
 use crate::model::{Geometry, MaskedTokens};
+use crate::nn::select_rows;
 
 /// Input and targets of a batch.
 pub struct Adopted<'a, B: Backend> {
@@ -34,17 +35,13 @@ impl<'a, B: TrainBackend> Adopted<'a, B> {
         let values = shape.last().copied().unwrap_or(1).max(1);
         let count = shape.iter().product::<usize>() / values;
         let (input, targets) = B::adopt(hand_over, tensors, device)?;
-        let targets = targets.map(|targets| without_padding(targets, lists, device));
+        let targets = targets.map(|targets| without_padding(targets, lists));
         Ok(Self { lists, input: input.reshape([count, values]), targets })
     }
 }
 
 /// `[rows · max_masked · dim]` as the targets of the hidden tokens alone, `[hidden, dim]`.
-fn without_padding<B: Backend>(
-    targets: Tensor<B, 1>,
-    lists: &HostTensors,
-    device: &B::Device,
-) -> Tensor<B, 2> {
+fn without_padding<B: Backend>(targets: Tensor<B, 1>, lists: &HostTensors) -> Tensor<B, 2> {
     let (most, dim) = (lists.max_masked, lists.target_dim);
     let targets = targets.reshape([lists.rows * most, dim]);
     if lists.masked_count.iter().all(|count| *count as usize == most) {
@@ -53,8 +50,7 @@ fn without_padding<B: Backend>(
     let rows = lists.masked_count.iter().zip(0u32..);
     let real: Vec<u32> =
         rows.flat_map(|(count, row)| (0..*count).map(move |n| row * most as u32 + n)).collect();
-    let real: Tensor<B, 1, Int> = numbers(&real, device);
-    targets.select(0, real)
+    select_rows(targets, &real)
 }
 
 /// The stage was asked for the patches that the network sees, so both are the same.

@@ -11,8 +11,9 @@ use tubelet_augment::{HostTensors, Recipe, TargetSpec};
 use tubelet_core::{PatchSize, ViewLayout};
 use tubelet_loader::Batch;
 
-use super::{Source, numbers};
+use super::Source;
 use crate::model::{Geometry, MaskedTokens};
+use crate::nn::index;
 
 /// What is made of a batch's bytes on the device.
 #[derive(Clone, Debug)]
@@ -108,7 +109,7 @@ impl<'a, B: Backend> DeviceBatch<'a, B> {
 
     /// f32 `[n, pixels, 3]`, 0 to 1, of the patches `tokens` (row · tokens + token).
     fn unit(&self, tokens: &[u32]) -> Tensor<B, 3> {
-        let chosen = self.patches.clone().select(0, numbers(tokens, &self.device));
+        let chosen = self.patches.clone().select(0, index(tokens, &self.device));
         let [count, bytes] = chosen.dims();
         chosen.float().reshape([count, bytes / 3, 3]) / 255.0
     }
@@ -144,7 +145,7 @@ impl<'a, B: Backend> DeviceBatch<'a, B> {
         let pixels = (h * w) as usize;
         let [all, _] = self.patches.dims();
         let lines = self.patches.clone().reshape([all * t as usize, pixels * 3]);
-        let lines = lines.select(0, numbers(&frames, &self.device));
+        let lines = lines.select(0, index(&frames, &self.device));
         lines.float().reshape([tokens.len(), per_slot * pixels, 3]) / 255.0
     }
 }

@@ -11,20 +11,12 @@ use tubelet_gpu::Gpu;
 
 use crate::model::Geometry;
 
-/// Set to 1, a missing GPU is a failure.
-const REQUIRE_GPU: &str = "TUBELET_REQUIRE_GPU";
+#[path = "../../../gpu/src/tests/skip.rs"]
+mod skip;
 
 /// The GPU, `None` where there is none and that is allowed.
 pub(super) fn gpu() -> Option<Gpu> {
-    match Gpu::probe() {
-        Ok(gpu) => Some(gpu),
-        Err(reason) => {
-            let required = std::env::var(REQUIRE_GPU).is_ok_and(|v| v == "1");
-            assert!(!required, "{REQUIRE_GPU}=1 and {reason}");
-            eprintln!("GPU: skipped: {reason}");
-            None
-        }
-    }
+    skip::or_skip("GPU", skip::REQUIRE_GPU, Gpu::probe())
 }
 
 /// Stage `stage` of the built-in recipe `name`, with changes.

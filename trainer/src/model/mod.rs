@@ -15,8 +15,13 @@ pub use patches::{Geometry, MaskedTokens, argsort_mask, patch_values, patchify, 
 pub use videomae::VideoMae;
 pub use vit::{Pool, Vit, VitForm};
 
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+
 use crate::error::TrainError;
 use crate::init::{Init, ParamSpec};
+use crate::params::Params;
+use crate::position::sinusoid_1d;
 
 /// Width, depth and heads of a stack of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +49,16 @@ impl Width {
         }
         Ok(self)
     }
+}
+
+/// VideoMAE's positions of `tokens` tokens, `[tokens, dim]`: made once.
+fn sinusoid<B: Backend>(
+    params: &Params<B>,
+    tokens: usize,
+    dim: usize,
+    device: &B::Device,
+) -> Result<Tensor<B, 2>, TrainError> {
+    params.table(&format!("sinusoid {tokens} {dim}"), device, || sinusoid_1d(tokens, dim))
 }
 
 /// The patch embedding's two parameters: weight `[dim, 3, (t,) h, w]` and bias.

@@ -4,12 +4,11 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
 use super::mae::blocks;
-use super::{Geometry, MaskedTokens, Width, patch_embed_specs, patch_values};
+use super::{Geometry, MaskedTokens, Width, patch_embed_specs, patch_values, sinusoid};
 use crate::error::TrainError;
 use crate::init::{Init, ParamSpec};
 use crate::nn::{Blocks, Drops, LayerInit, Projections, layer_norm, linear, select_rows};
 use crate::params::Params;
-use crate::position::sinusoid_1d;
 
 /// VideoMAE: no class token, a sinusoid over the flattened token index that is not in the state
 /// dict, keys without bias, and a decoder that sees the visible tokens first and the masked ones
@@ -60,7 +59,7 @@ impl VideoMae {
         tokens: &MaskedTokens,
     ) -> Result<Tensor<B, 2>, TrainError> {
         tokens.visible_flat()?;
-        let positions = self.positions(params, self.encoder.dim, tokens, &patches.device())?;
+        let positions = sinusoid(params, tokens.tokens, self.encoder.dim, &patches.device())?;
         let x = linear(params, "encoder.patch_embed.proj", patches)?;
         let x = x + select_rows(positions, &tokens.visible);
         let x = self.encoder_blocks().forward(params, x, tokens.rows, &mut Drops::none())?;
@@ -81,7 +80,7 @@ impl VideoMae {
         let (rows, dim) = (tokens.rows, self.decoder.dim);
         let hidden = tokens.tokens - tokens.visible_count;
         let masked = tokens.masked_per_row()?;
-        let positions = self.positions(params, dim, tokens, &latent.device())?;
+        let positions = sinusoid(params, tokens.tokens, dim, &latent.device())?;
         let seen = linear(params, "encoder_to_decoder", latent)?;
         let seen = seen + select_rows(positions.clone(), &tokens.visible);
         let unseen = select_rows(positions, &masked) + params.matrix_3d("mask_token")?;
@@ -104,17 +103,6 @@ impl VideoMae {
         x: Tensor<B, 2>,
     ) -> Result<Tensor<B, 2>, TrainError> {
         linear(params, "decoder.head", layer_norm(params, "decoder.norm", x)?)
-    }
-
-    fn positions<B: Backend>(
-        &self,
-        params: &Params<B>,
-        dim: usize,
-        tokens: &MaskedTokens,
-        device: &B::Device,
-    ) -> Result<Tensor<B, 2>, TrainError> {
-        let tokens = tokens.tokens;
-        params.table(&format!("sinusoid {tokens} {dim}"), device, || sinusoid_1d(tokens, dim))
     }
 
     fn encoder_blocks(&self) -> Blocks {

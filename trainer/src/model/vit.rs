@@ -5,12 +5,12 @@ use burn::tensor::backend::Backend;
 
 use super::mae::{add_positions, blocks};
 use super::mae_st::{separable_positions, separable_specs};
-use super::{Geometry, Width, patch_embed_specs, patch_values};
+use super::{Geometry, Width, patch_embed_specs, patch_values, sinusoid};
 use crate::error::TrainError;
 use crate::init::{Init, ParamSpec};
 use crate::nn::{Blocks, Drops, LayerInit, Projections, layer_norm, linear, prepend};
 use crate::params::Params;
-use crate::position::{sincos_2d, sinusoid_1d};
+use crate::position::sincos_2d;
 
 /// Whose parameter names, positions and projections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,8 +162,7 @@ impl Vit {
         match self.form {
             VitForm::VideoMae => {
                 let (tokens, dim) = (self.geometry.tokens(), self.encoder.dim);
-                let name = format!("sinusoid {tokens} {dim}");
-                let table = params.table(&name, &x.device(), || sinusoid_1d(tokens, dim))?;
+                let table = sinusoid(params, tokens, dim, &x.device())?;
                 Ok(add_positions(x, table, rows))
             }
             VitForm::Mae | VitForm::SlowFastImage => {

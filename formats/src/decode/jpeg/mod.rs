@@ -428,7 +428,7 @@ fn cmyk_to_rgb(cmyk: &[u8], rgb: &mut [u8]) {
 
 /// Whether the file has its end marker: walks the segments, so that a thumbnail's end marker in
 /// an APP segment does not count.
-fn has_end(bytes: &[u8]) -> bool {
+pub(crate) fn has_end(bytes: &[u8]) -> bool {
     let mut at = 2;
     while let Some(marker) = next_marker(bytes, &mut at) {
         match marker {

@@ -1,6 +1,5 @@
 use burn::backend::Flex;
-use tubelet_augment::{HostStage, Stage, builtin};
-use tubelet_core::BatchRef;
+use tubelet_augment::{HostStage, Stage};
 
 use super::super::testing::{MadeUp, close, recipe};
 use super::*;
@@ -8,8 +7,7 @@ use super::*;
 /// The tensors of a made-up batch of `recipe`, on the host and by tensor operations.
 fn compare<B: Backend>(name: &str, set: &[&str]) {
     let made = MadeUp::new(&recipe(name, Stage::Pretrain, set));
-    let (layout, memory) = (&made.layout, &made.memory);
-    let batch = BatchRef::new(layout, memory.as_slice(), made.rows);
+    let batch = made.batch();
     let (host, mut lists) = (HostStage::new(&made.recipe), HostTensors::default());
     host.lists_into(batch, &mut lists);
     assert!(lists.pixels.is_empty() && lists.targets.is_empty());
@@ -20,7 +18,7 @@ fn compare<B: Backend>(name: &str, set: &[&str]) {
     let device = Default::default();
     let plan = OnDevice::new(&made.recipe).expect("on the device too");
     let pixels = Bytes::from_bytes_vec(batch.pixels(0).to_vec());
-    let view = &layout.views[0];
+    let view = &made.layout.views[0];
     let on_device = DeviceBatch::<B>::from_bytes(&plan, pixels, view, &lists, &device);
     let pairs = [
         (host.all_patches(&geometry, &device), on_device.all_patches(&geometry, &device)),
@@ -60,10 +58,8 @@ fn tensor_operations_on_cuda_make_what_the_host_makes() {
 
 #[test]
 fn what_is_for_the_host_is_named() {
-    let refused = |name: &str, set: &str| {
-        let file = builtin::recipe(name, &[set.to_owned()]).expect("built in");
-        OnDevice::new(&file.stage(Stage::Pretrain).expect("checked")).err()
-    };
+    let refused =
+        |name: &str, set: &str| OnDevice::new(&recipe(name, Stage::Pretrain, &[set])).err();
     assert_eq!(refused("maskfeat-tiny", "pretrain.batch_size=8"), Some("HOG targets"));
     let first = r#"pretrain.target={kind="pixels", norm="mae", order="channel-first"}"#;
     assert_eq!(refused("mae-tiny", first), Some("pixel targets with the channel first"));

@@ -267,7 +267,7 @@ impl HostStage {
                     (view.frames, view.size, self.patch, spec.frames);
                 let normalise = self.normalise;
                 let targets = ByteTargets::new(spec.norm, frames, size, patch, normalise, choice);
-                Maker::Bytes(targets, spec.order)
+                Maker::Bytes(Box::new(targets), spec.order)
             }
             TargetSpec::HogPicture => Maker::HogPicture,
         }
@@ -314,7 +314,7 @@ impl HostStage {
 /// What targets are made by, and of.
 enum Maker {
     None,
-    Bytes(ByteTargets, PixelOrder),
+    Bytes(Box<ByteTargets>, PixelOrder),
     Floats(PixelSpec),
     Hog(HogSpec),
     HogPicture,

@@ -11,14 +11,12 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
+use std::ops::Range;
+
 use tubelet_core::{PatchSize, Size};
 
-use super::pixels::{FrameChoice, PatchNorm, normalise_token};
+use super::pixels::{Formula, FrameChoice, PatchNorm, normalise_token};
 use crate::normalise::Normalise;
-
-/// Tokens whose sums are made before the numbers of any: what follows from the sums is a chain of
-/// divisions, and several chains take as long as one.
-const BLOCK: usize = 8;
 
 /// How far a formula may stretch normalised pixels, whose f32 may be 2.5e-7 away.
 const MOST_STRETCH: f64 = 32.0;
@@ -29,21 +27,36 @@ pub struct ByteTargets {
     norm: PatchNorm,
     size: Size,
     patch: PatchSize,
-    normalise: Normalise,
     /// The frames that targets are made of.
     chosen: Vec<u32>,
     /// Of them, those of one time slot.
     per_slot: usize,
-    /// What one grey level is in normalised values, 1/(255 · std).
-    unit: [f64; 3],
-    /// What black is in normalised values, −mean/std.
-    black: [f64; 3],
+    /// Pixels of a token, and 1 by them.
+    count: f64,
+    share: f64,
+    std: Lane,
+    /// What one grey level is in normalised values, 1/(255 · std), and what black is, −mean/std.
+    unit: Lane,
+    black: Lane,
     /// Tokens of a frame and of a row of it.
     cells: [u32; 2],
-    /// 1/n, 1/(n − 1) and 1/(3 n − 1) of the n pixels of a token.
-    shares: [f64; 3],
+    /// `None` where the numbers are normalised pixels or those of 0..1.
+    standard: Option<Standard>,
     /// Each grey level as the reference's f32, by channel.
     table: Box<[[f32; 256]; 3]>,
+}
+
+/// A number of each channel; the fourth fills a register and is the third.
+type Lane = [f64; 4];
+
+/// (x − μ)/(√(Σ(x − μ)² · share + inside) + outside) of normalised pixels x.
+#[derive(Clone, Debug)]
+struct Standard {
+    /// Of all channels together.
+    joint: bool,
+    share: f64,
+    inside: Lane,
+    outside: Lane,
 }
 
 impl ByteTargets {
@@ -59,20 +72,43 @@ impl ByteTargets {
     ) -> Self {
         let chosen = choice.indices(frames);
         let per_slot = chosen.len() / (frames / patch.t).max(1) as usize;
-        let (mean, std) = (normalise.mean.map(f64::from), normalise.std.map(f64::from));
-        let unit = std.map(|std| 1.0 / (255.0 * std));
-        let black = [0, 1, 2].map(|c| -mean[c] / std[c]);
+        let [mean, std] =
+            [normalise.mean, normalise.std].map(|all| lane(|c| f64::from(all[c.min(2)])));
+        let (unit, black) = (std.map(|std| 1.0 / (255.0 * std)), lane(|c| -mean[c] / std[c]));
         let mut table = Box::new(normalise.table());
         if norm.original() {
             for (c, channel) in table.iter_mut().enumerate() {
                 channel.iter_mut().for_each(|v| *v = *v * normalise.std[c] + normalise.mean[c]);
             }
         }
-        let n = f64::from(patch.h * patch.w) * per_slot as f64;
-        let shares = [n, n - 1.0, 3.0 * n - 1.0].map(|count| 1.0 / count);
+        let count = f64::from(patch.h * patch.w) * per_slot as f64;
         let columns = (size.width / patch.w).max(1);
         let cells = [(size.height / patch.h * columns).max(1), columns];
-        Self { norm, size, patch, normalise, chosen, per_slot, unit, black, cells, shares, table }
+        let standard = norm.formula().map(|Formula { joint, bias, inside, outside }| {
+            // Some formulas are of pixels from 0 to 1, which are `std` times as far apart.
+            let apart = if norm.original() { std } else { [1.0; 4] };
+            Standard {
+                joint,
+                share: 1.0 / (if joint { 3.0 * count } else { count } - bias),
+                inside: apart.map(|apart| inside / (apart * apart)),
+                outside: apart.map(|apart| outside / apart),
+            }
+        });
+        Self {
+            norm,
+            size,
+            patch,
+            chosen,
+            per_slot,
+            count,
+            share: 1.0 / count,
+            std,
+            unit,
+            black,
+            cells,
+            standard,
+            table,
+        }
     }
 
     /// Numbers of a target.
@@ -88,7 +124,7 @@ impl ByteTargets {
     pub fn write(&self, pixels: &[u8], tokens: &[u32], out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         {
-            if avx512::available() {
+            if avx512::available(self.per_slot * self.patch.h as usize, self.line_bytes()) {
                 // SAFETY: the processor has what that asks for.
                 return unsafe { self.write_avx512(pixels, tokens, out) };
             }
@@ -101,9 +137,15 @@ impl ByteTargets {
     }
 
     fn write_plain(&self, pixels: &[u8], tokens: &[u32], out: &mut [f32]) {
-        let add = |sums: &mut Sums, starts: Starts<'_>| sums.add(pixels, starts, 0);
-        self.write_with(pixels, tokens, out, add, |map, starts, out| {
+        let bytes = self.line_bytes();
+        let add = |starts: Starts<'_>| {
+            let mut sums = Sums::default();
+            sums.add(pixels, starts, 0..bytes);
+            sums
+        };
+        self.write_with(pixels, tokens, out, add, |map, starts, out, next| {
             map.apply(pixels, starts, 0, out);
+            next.map(add).unwrap_or_default()
         });
     }
 
@@ -111,13 +153,17 @@ impl ByteTargets {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
     fn write_avx2(&self, pixels: &[u8], tokens: &[u32], out: &mut [f32]) {
-        let add = |sums: &mut Sums, starts: Starts<'_>| {
-            let done = avx2::add(sums, pixels, &starts);
-            sums.add(pixels, starts, done);
+        let bytes = self.line_bytes();
+        let add = |starts: Starts<'_>| {
+            let mut sums = Sums::default();
+            let done = avx2::add(&mut sums, pixels, &starts, bytes);
+            sums.add(pixels, starts, done..bytes);
+            sums
         };
-        self.write_with(pixels, tokens, out, add, |map, starts, out| {
+        self.write_with(pixels, tokens, out, add, |map, starts, out, next| {
             let done = avx2::apply(map, pixels, &starts, out);
             map.apply(pixels, starts, done, out);
+            next.map(add).unwrap_or_default()
         });
     }
 
@@ -125,64 +171,65 @@ impl ByteTargets {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
     fn write_avx512(&self, pixels: &[u8], tokens: &[u32], out: &mut [f32]) {
-        let add = |sums: &mut Sums, starts: Starts<'_>| {
-            if !avx512::add(sums, pixels, &starts) {
-                sums.add(pixels, starts, 0);
-            }
+        let none = Affine { bytes: self.line_bytes(), ..Affine::default() };
+        let add = |starts: Starts<'_>| {
+            avx512::lines::<false, true>(&none, pixels, &starts, &mut [], &starts)
         };
-        self.write_with(pixels, tokens, out, add, |map, starts, out| {
-            avx512::apply(map, pixels, &starts, out);
+        self.write_with(pixels, tokens, out, add, |map, starts, out, next| match next {
+            Some(next) => avx512::lines::<true, true>(map, pixels, &starts, out, &next),
+            None => avx512::lines::<true, false>(map, pixels, &starts, out, &starts),
         });
     }
 
-    /// `add` adds a token's bytes to sums, `apply` makes its numbers of them.
+    /// `add` sums up a token's bytes, `apply` makes a token's numbers of them and sums up the next one's
+    /// bytes.
     #[inline(always)]
     fn write_with<'a>(
         &'a self,
         pixels: &[u8],
         tokens: &[u32],
         out: &mut [f32],
-        add: impl Fn(&mut Sums, Starts<'a>),
-        apply: impl Fn(&Affine, Starts<'a>, &mut [f32]),
+        add: impl Fn(Starts<'a>) -> Sums,
+        apply: impl Fn(&Affine, Starts<'a>, &mut [f32], Option<Starts<'a>>) -> Sums,
     ) {
-        let (dim, bytes) = (self.dim(), self.patch.w as usize * 3);
-        let whole = match self.norm {
-            PatchNorm::Raw => Some(self.affine([0.0; 3], [0.0; 3], [1.0; 3])),
-            PatchNorm::Unit => Some(self.affine([0.0; 3], self.black, self.std())),
-            _ => None,
+        let fixed = match self.norm {
+            PatchNorm::Unit => self.affine([0.0; 4], self.black, self.std),
+            _ => self.affine([0.0; 4], [0.0; 4], [1.0; 4]),
         };
-        for (tokens, out) in tokens.chunks(BLOCK).zip(out.chunks_mut(BLOCK * dim)) {
-            let starts: [Starts<'_>; BLOCK] =
-                std::array::from_fn(|n| self.starts(tokens.get(n).copied().unwrap_or(0)));
-            let mut sums = [Sums { bytes, ..Sums::default() }; BLOCK];
-            let mut maps = [whole; BLOCK];
-            if whole.is_none() {
-                for (sums, starts) in sums.iter_mut().zip(&starts[..tokens.len()]) {
-                    add(sums, starts.clone());
-                }
-                for (map, sums) in maps.iter_mut().zip(&sums[..tokens.len()]) {
-                    *map = self.standard(sums);
-                }
+        let map_of = |sums: &Sums| match &self.standard {
+            Some(standard) => self.map(standard, sums),
+            None => Some(fixed),
+        };
+        // The tokens whose sums are needed.
+        let summed = if self.standard.is_some() { tokens } else { &[] };
+        let starts_of = |n: usize| summed.get(n).map(|token| self.starts(*token));
+        let sums_of = |n| starts_of(n).map(&add).unwrap_or_default();
+        // What follows from sums is a chain of divisions: it goes on while a token's numbers are made.
+        let (mut map, mut next) = (map_of(&sums_of(0)), sums_of(1));
+        for (n, (token, out)) in tokens.iter().zip(out.chunks_exact_mut(self.dim())).enumerate() {
+            let (starts, next_map) = (self.starts(*token), map_of(&next));
+            if let Some(map) = map {
+                next = apply(&map, starts, out, starts_of(n + 2));
+            } else {
+                self.look_up(pixels, starts, out);
+                next = sums_of(n + 2);
             }
-            for ((map, starts), out) in maps.iter().zip(starts).zip(out.chunks_exact_mut(dim)) {
-                if let Some(map) = map {
-                    apply(map, starts, out);
-                    continue;
-                }
-                let lines = starts.zip(out.chunks_exact_mut(bytes));
-                lines.for_each(|(start, out)| self.look_up(&pixels[start..start + bytes], out));
-                normalise_token(self.norm, out);
-            }
+            map = next_map;
         }
     }
 
-    /// The reference's pixels.
-    fn look_up(&self, bytes: &[u8], out: &mut [f32]) {
-        for (pixel, out) in bytes.chunks_exact(3).zip(out.chunks_exact_mut(3)) {
-            for c in 0..3 {
-                out[c] = self.table[c][usize::from(pixel[c])];
+    /// The reference's numbers.
+    fn look_up(&self, pixels: &[u8], starts: Starts<'_>, out: &mut [f32]) {
+        let bytes = self.line_bytes();
+        for (start, out) in starts.zip(out.chunks_exact_mut(bytes)) {
+            let pixels = pixels[start..start + bytes].chunks_exact(3);
+            for (pixel, out) in pixels.zip(out.chunks_exact_mut(3)) {
+                for c in 0..3 {
+                    out[c] = self.table[c][usize::from(pixel[c])];
+                }
             }
         }
+        normalise_token(self.norm, out);
     }
 
     /// Where the token's lines of pixels start.
@@ -205,65 +252,54 @@ impl ByteTargets {
 
     /// The map of a token with these sums; `None` where it stretches too much.
     #[inline(always)]
-    fn standard(&self, sums: &Sums) -> Option<Affine> {
-        let count = (self.dim() / 3) as u64;
-        let Self { unit, black, .. } = self;
-        let [per_value, unbiased, of_all] = self.shares;
-        let std = self.std();
-        // Signed numbers of 64 bits become floats in one step.
+    fn map(&self, formula: &Standard, sums: &Sums) -> Option<Affine> {
+        let Self { unit, black, count, share, .. } = self;
         // Of each channel in normalised values: the mean, and the sum of squares about it.
-        let (mut grey, mut mean, mut squares) = ([0.0; 3], [0.0; 3], [0.0; 3]);
-        for c in 0..3 {
-            grey[c] = sums.values[c] as i64 as f64 * per_value;
-            mean[c] = grey[c] * unit[c] + black[c];
+        let grey = lane(|c| sums.values[c] * share);
+        let mut mean = lane(|c| grey[c] * unit[c] + black[c]);
+        let mut squares = lane(|c| {
             let whole = count * sums.squares[c] - sums.values[c] * sums.values[c];
-            squares[c] = whole as i64 as f64 * per_value * (unit[c] * unit[c]);
+            whole * share * (unit[c] * unit[c])
+        });
+        if formula.joint {
+            let sum = |all: Lane| (all[0] + all[1]) + all[2];
+            let about_zero = sum(lane(|c| squares[c] + mean[c] * mean[c] * count));
+            let total = sum(mean);
+            squares = [about_zero - total * total * (count * (1.0 / 3.0)); 4];
+            mean = [total * (1.0 / 3.0); 4];
         }
-        let (mut means, mut scales) = (mean, [1.0; 3]);
-        if self.norm == PatchNorm::Mae {
-            let all = (mean[0] + mean[1] + mean[2]) * (1.0 / 3.0);
-            let mut sum = 0.0;
-            for c in 0..3 {
-                sum += squares[c] + (mean[c] - all) * (mean[c] - all) * count as i64 as f64;
-            }
-            means = [all; 3];
-            scales = [1.0 / (sum * of_all + 1e-6).sqrt(); 3];
-        } else {
-            for c in 0..3 {
-                scales[c] = match self.norm {
-                    // These two are of pixels from 0 to 1.
-                    PatchNorm::Videomae => {
-                        std[c] / ((squares[c] * unbiased).sqrt() * std[c] + 1e-6)
-                    }
-                    PatchNorm::Omnimae => {
-                        std[c] / (squares[c] * unbiased * (std[c] * std[c]) + 1e-6).sqrt()
-                    }
-                    _ => 1.0 / (squares[c] * per_value + 1e-5).sqrt(),
-                };
-            }
-        }
-        let stretch = scales.iter().fold(0.0, |most: f64, scale| most.max(*scale));
+        let scale = lane(|c| {
+            let variance = squares[c] * formula.share + formula.inside[c];
+            1.0 / (variance.sqrt() + formula.outside[c])
+        });
         // By way of the grey level next to the mean, the distance from which is exact.
-        let level = [grey[0].floor(), grey[1].floor(), grey[2].floor()];
-        (stretch <= MOST_STRETCH).then(|| self.affine(level, means, scales))
-    }
-
-    fn std(&self) -> [f64; 3] {
-        self.normalise.std.map(f64::from)
+        let level = lane(|c| grey[c].floor());
+        let fits = scale.iter().all(|scale| *scale <= MOST_STRETCH);
+        fits.then(|| self.affine(level, mean, scale))
     }
 
     /// The map to (x − mean) · scale of normalised pixels x.
     #[inline(always)]
-    fn affine(&self, level: [f64; 3], means: [f64; 3], scales: [f64; 3]) -> Affine {
+    fn affine(&self, level: Lane, mean: Lane, scale: Lane) -> Affine {
         let Self { unit, black, .. } = self;
-        let mut map = Affine { bytes: self.patch.w as usize * 3, ..Affine::default() };
-        for c in 0..3 {
-            map.level[c] = level[c] as f32;
-            map.scale[c] = (scales[c] * unit[c]) as f32;
-            map.shift[c] = ((level[c] * unit[c] + black[c] - means[c]) * scales[c]) as f32;
+        Affine {
+            bytes: self.line_bytes(),
+            level: level.map(|level| level as f32),
+            scale: lane(|c| scale[c] * unit[c]).map(|scale| scale as f32),
+            shift: lane(|c| (level[c] * unit[c] + black[c] - mean[c]) * scale[c])
+                .map(|shift| shift as f32),
         }
-        map
     }
+
+    /// Bytes of a line of a token.
+    fn line_bytes(&self) -> usize {
+        self.patch.w as usize * 3
+    }
+}
+
+#[inline(always)]
+fn lane(number: impl Fn(usize) -> f64) -> Lane {
+    std::array::from_fn(number)
 }
 
 /// Where the lines of a token start among the bytes of a row.
@@ -302,28 +338,31 @@ impl Iterator for Starts<'_> {
     }
 }
 
-/// Sums of the bytes of a token by channel.
+/// Sums of the bytes of a token by channel, whole numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Sums {
-    /// Bytes of a line.
-    bytes: usize,
-    values: [u64; 3],
-    squares: [u64; 3],
+    values: Lane,
+    squares: Lane,
 }
 
 impl Sums {
-    /// Adds the bytes from number `from` on, a multiple of 3, of each line.
-    fn add<'a>(&mut self, pixels: &[u8], starts: Starts<'a>, from: usize) {
-        if from == self.bytes {
+    /// Adds the bytes in `range`, whole pixels, of each line.
+    fn add(&mut self, pixels: &[u8], starts: Starts<'_>, range: Range<usize>) {
+        let (mut values, mut squares) = ([0u64; 3], [0u64; 3]);
+        if range.is_empty() {
             return;
         }
         for start in starts {
-            for pixel in pixels[start + from..start + self.bytes].chunks_exact(3) {
+            for pixel in pixels[start + range.start..start + range.end].chunks_exact(3) {
                 for (c, byte) in pixel.iter().enumerate() {
-                    self.values[c] += u64::from(*byte);
-                    self.squares[c] += u64::from(*byte).pow(2);
+                    values[c] += u64::from(*byte);
+                    squares[c] += u64::from(*byte).pow(2);
                 }
             }
+        }
+        for c in 0..4 {
+            self.values[c] += values[c.min(2)] as f64;
+            self.squares[c] += squares[c.min(2)] as f64;
         }
     }
 }

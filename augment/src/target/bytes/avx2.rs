@@ -19,11 +19,11 @@ const NUMBERS: usize = 24;
 /// Lines half of whose bytes fit an i16 when they are added.
 const MOST_LINES: usize = 256;
 
-/// Adds as many bytes of each line as fill whole steps; says how many.
+/// Adds as many of the `bytes` of each line as fill whole steps; says how many.
 #[target_feature(enable = "avx2")]
 #[inline]
-pub(super) fn add(sums: &mut Sums, pixels: &[u8], starts: &Starts<'_>) -> usize {
-    let steps = sums.bytes / STEP;
+pub(super) fn add(sums: &mut Sums, pixels: &[u8], starts: &Starts<'_>, bytes: usize) -> usize {
+    let steps = bytes / STEP;
     if starts.lines * starts.frames.len() > MOST_LINES || starts.lines % 2 > 0 {
         return 0;
     }
@@ -38,9 +38,9 @@ pub(super) fn add(sums: &mut Sums, pixels: &[u8], starts: &Starts<'_>) -> usize 
             values[first] = _mm256_add_epi32(values[first], value);
             squares[first] = _mm256_add_epi32(squares[first], square);
         }
-        for c in 0..3 {
-            sums.values[c] += total(channel(values, c));
-            sums.squares[c] += total(channel(squares, c));
+        for c in 0..4 {
+            sums.values[c] += total(channel(values, c.min(2)));
+            sums.squares[c] += total(channel(squares, c.min(2)));
         }
     }
     steps * STEP
@@ -156,10 +156,10 @@ fn load<T: Copy, const N: usize>(numbers: &[T; N]) -> __m256i {
 /// The sum of eight 32-bit numbers, which fits 32 bits.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn total(numbers: __m256i) -> u64 {
+fn total(numbers: __m256i) -> f64 {
     let (low, high) = (_mm256_castsi256_si128(numbers), _mm256_extracti128_si256::<1>(numbers));
     let four = _mm_add_epi32(low, high);
     let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b01_00_11_10>(four));
     let one = _mm_add_epi32(two, _mm_shuffle_epi32::<0b10_11_00_01>(two));
-    u64::from(_mm_cvtsi128_si32(one) as u32)
+    f64::from(_mm_cvtsi128_si32(one) as u32)
 }

@@ -11,7 +11,9 @@ use tubelet_augment::{HostStage, HostTensors, Recipe, Stage};
 use tubelet_core::{Heap, HostMemory};
 use tubelet_gpu::kernels::PlaneOrder;
 use tubelet_gpu::{DType, DeviceStage, Gpu, Input, PinnedMemory, StagePlan};
-use tubelet_loader::{Batch, Batches, BucketReport, Cursor, Loader, LoaderConfig, Order, Stats};
+use tubelet_loader::{
+    Batch, Batches, BucketReport, Cursor, Loader, LoaderConfig, Order, RowMakers, Stats,
+};
 
 use crate::common::{DataArgs, RecipeArgs, Usage, bytes_text, default_workers};
 use crate::decode::DecodeArgs;
@@ -67,8 +69,12 @@ enum Floats {
 }
 
 impl Floats {
-    /// The stage that was asked for, and memory for its slots.
-    fn new(until: Until, recipe: &Recipe) -> Result<(Self, Box<dyn HostMemory>)> {
+    /// The stage that was asked for, and memory for its slots, which `makers` fill.
+    fn new(
+        until: Until,
+        recipe: &Recipe,
+        makers: &dyn RowMakers,
+    ) -> Result<(Self, Box<dyn HostMemory>)> {
         match until {
             Until::None => Ok((Self::None, Box::new(Heap))),
             Until::Host => Ok((Self::Host(HostStage::new(recipe), Box::default()), Box::new(Heap))),
@@ -78,7 +84,8 @@ impl Floats {
                 let plan = StagePlan::new(recipe, input, DType::F32)
                     .map_err(|e| Usage(format!("--stage device: {e}")))?;
                 let stage = DeviceStage::new(&gpu, plan)?;
-                Ok((Self::Device(Box::new(stage)), Box::new(PinnedMemory::new(&gpu))))
+                let memory = makers.memory().unwrap_or_else(|| Box::new(PinnedMemory::new(&gpu)));
+                Ok((Self::Device(Box::new(stage)), memory))
             }
         }
     }
@@ -140,8 +147,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
         order: if args.recipe_stage == Stage::Eval { Order::Sequential } else { Order::Shuffled },
         ..LoaderConfig::default()
     };
-    let (floats, memory) = Floats::new(args.stage, &recipe)?;
     let decoding = args.decode.open()?;
+    let (floats, memory) = Floats::new(args.stage, &recipe, decoding.makers.as_ref())?;
     let loader = Loader::new(shards, Arc::clone(&recipe), memory.as_ref(), config)?
         .with_makers(Arc::clone(&decoding.makers))?;
     let measured = measure(loader.batches(Cursor::default())?, args, floats)?;

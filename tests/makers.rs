@@ -1,7 +1,8 @@
 //! Who makes the rows changes neither order nor draws nor drops.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tubelet_augment::{Recipe, Stage, builtin};
 use tubelet_core::{Heap, MediaInfo};
@@ -25,17 +26,26 @@ enum Way {
     Panicking,
     /// Refuses the data.
     Refusing,
+    /// Renders some samples and says then that it cannot.
+    Unsure,
+    /// The same, and leaves the pixels of all others at a place of its own.
+    Leaving,
 }
+
+/// Pixels at a place of their own, by the address of their row.
+type Left = Arc<Mutex<BTreeMap<usize, Vec<u8>>>>;
 
 #[derive(Debug)]
 struct Makers {
     way: Way,
     made: Arc<AtomicU64>,
+    left: Left,
 }
 
 struct Maker {
     way: Way,
     made: Arc<AtomicU64>,
+    left: Left,
     host: HostMaker,
 }
 
@@ -46,8 +56,15 @@ impl RowMakers for Makers {
     }
 
     fn maker(&self) -> Box<dyn RowMaker> {
-        let made = Arc::clone(&self.made);
-        Box::new(Maker { way: self.way, made, host: HostMaker::default() })
+        let (made, left) = (Arc::clone(&self.made), Arc::clone(&self.left));
+        Box::new(Maker { way: self.way, made, left, host: HostMaker::default() })
+    }
+
+    fn fetch(&self, pixels: &mut [u8]) -> Result<(), String> {
+        let mut left = self.left.lock().expect("no panic");
+        let there = left.remove(&(pixels.as_ptr() as usize)).ok_or("nothing was left here")?;
+        pixels.copy_from_slice(&there);
+        Ok(())
     }
 }
 
@@ -75,7 +92,19 @@ impl RowMaker for Maker {
         sample: &Planned<'_>,
         rows: &mut dyn Rows,
     ) -> Result<(), SampleErrorKind> {
-        self.host.render(recipe, sample, rows)
+        self.host.render(recipe, sample, rows)?;
+        if self.way == Way::Leaving && sample.encoded.len() % 3 > 0 {
+            let mut row = rows.row(0);
+            let pixels = row.pixels(0);
+            let mut left = self.left.lock().expect("no panic");
+            left.insert(pixels.as_ptr() as usize, pixels.to_vec());
+            pixels.fill(0xAA);
+            rows.leave(0);
+        }
+        if [Way::Unsure, Way::Leaving].contains(&self.way) && sample.encoded.len() % 4 == 1 {
+            return Err(SampleErrorKind::Frame(0));
+        }
+        Ok(())
     }
 
     fn frames_decoded(&self) -> u64 {
@@ -98,7 +127,8 @@ fn run(makers: Arc<dyn RowMakers>) -> Result<(Vec<Seen>, u64, String), LoaderErr
     let mut batches = loader.with_makers(makers)?.batches(Cursor::default())?;
     let mut seen = Vec::new();
     for batch in batches.by_ref().take(6) {
-        let batch = batch?;
+        let mut batch = batch?;
+        batch.to_host()?;
         let rows = batch.as_ref();
         seen.push((rows.pixels(0).to_vec(), rows.samples().to_vec()));
     }
@@ -108,7 +138,7 @@ fn run(makers: Arc<dyn RowMakers>) -> Result<(Vec<Seen>, u64, String), LoaderErr
 }
 
 fn makers(way: Way) -> Arc<dyn RowMakers> {
-    Arc::new(Makers { way, made: Arc::default() })
+    Arc::new(Makers { way, made: Arc::default(), left: Left::default() })
 }
 
 #[test]
@@ -116,6 +146,14 @@ fn makers_that_dawdle_give_the_hosts_batches() {
     let (host, ..) = run(HostMakers::shared()).expect("loads");
     let (slow, dropped, _) = run(makers(Way::Slow)).expect("loads");
     assert_eq!((slow, dropped), (host, 0));
+}
+
+#[test]
+fn pixels_that_a_maker_left_elsewhere_come_to_the_slot() {
+    let (host, dropped, _) = run(makers(Way::Unsure)).expect("loads");
+    let (left, ..) = run(makers(Way::Leaving)).expect("loads");
+    assert_eq!(left, host);
+    assert!(dropped > 0, "a substitute's pixels are in the slot that the first try left");
 }
 
 #[test]

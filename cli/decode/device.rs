@@ -1,4 +1,5 @@
-//! Rows made on the device: JPEG by nvJPEG, videos by NVDEC, cut by a kernel, copied straight to the slot.
+//! Rows made on the device: JPEG by nvJPEG, videos by NVDEC, cut by a kernel, straight to the slot's place
+//! there ([`twin`]), or copied to the slot where it has none.
 //!
 //! What the device does not decode goes to the processor, one sample at a time, and is counted.
 
@@ -8,13 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tubelet_augment::Recipe;
 use tubelet_augment::plan::{Scratch, ViewPlan};
 use tubelet_augment::resample::planes::Held;
-use tubelet_core::{Chroma, MediaInfo, Rect, Yuv};
+use tubelet_core::{Chroma, HostMemory, MediaInfo, Rect, Yuv};
 use tubelet_formats::decode::hw::{CudaQueue, DeviceFrame, HwVideoDecoder};
 use tubelet_formats::decode::jpeg;
 use tubelet_formats::{DecodeError, MediaKind, sniff};
 use tubelet_gpu::kernels::{Address, CropBatch, PlaneLayout};
 use tubelet_gpu::memory::DeviceBuffer;
-use tubelet_gpu::{Cropper, Gpu, JpegPlanes, JpegService, Kernels, Nv12Clip};
+use tubelet_gpu::{Cropper, Gpu, JpegPlanes, JpegService, Kernels, Nv12Clip, PinnedMemory, twin};
 use tubelet_loader::maker::HostMaker;
 use tubelet_loader::{Planned, RowMaker, Rows, SampleErrorKind};
 
@@ -70,6 +71,17 @@ impl Device {
         let kernels = Arc::new(Kernels::load(&gpu)?);
         let jpeg = JpegService::start(&gpu).map_err(|e| e.to_string());
         Ok(Self { gpu, kernels, jpeg, tally: Tally::default() })
+    }
+
+    /// Memory for slots with a place on the device each.
+    pub(crate) fn memory(&self) -> Box<dyn HostMemory> {
+        match PinnedMemory::new(&self.gpu).with_twins(&self.gpu) {
+            Ok(memory) => Box::new(memory),
+            Err(error) => {
+                tracing::warn!("rows made on the device come back to the slot: {error}");
+                Box::new(PinnedMemory::new(&self.gpu))
+            }
+        }
     }
 
     /// Whether it decodes media of this kind at all, or why not.
@@ -237,12 +249,32 @@ impl DeviceMaker {
         let bytes_of = |view: &ViewPlan| view.frames.len() * view.out.area() * 3;
         let views = || sample.plans.iter().flat_map(|plan| &plan.views);
         let memory = Arc::clone(self.cropper()?.memory());
-        let pixels = DeviceBuffer::new(&memory, views().map(bytes_of).sum());
-        let pixels = pixels.map_err(|e| e.to_string())?;
+        // All views of all rows have a place beside the slot, or none. Colours are changed on the host.
+        let mut outs = Vec::new();
+        if views().all(|view| view.colors.is_none()) {
+            for (n, plan) in sample.plans.iter().enumerate() {
+                let mut row = rows.row(n);
+                outs.extend((0..plan.views.len()).map_while(|view| twin::place(row.pixels(view))));
+            }
+        }
+        let pixels = if outs.len() == views().count() {
+            None
+        } else {
+            let pixels = DeviceBuffer::new(&memory, views().map(bytes_of).sum());
+            let pixels = pixels.map_err(|e| e.to_string())?;
+            let mut end = pixels.address().0;
+            let start = |view| {
+                end += bytes_of(view) as u64;
+                Address(end - bytes_of(view) as u64)
+            };
+            outs = views().map(start).collect();
+            Some(pixels)
+        };
+        let stays = pixels.is_none();
         let (held, layout) = (frames.held(), frames.layout());
-        let mut out = pixels.address().0;
         self.batch.clear();
-        for view in views() {
+        for (view, start) in views().zip(outs) {
+            let mut out = start.0;
             let geometry = self.batch.planes(&held, layout, &view.cut(held.size));
             let geometry = geometry.map_err(|e| e.to_string())?;
             for frame in &view.frames {
@@ -254,8 +286,17 @@ impl DeviceMaker {
         }
         let cropper = self.cropper.as_ref().ok_or("no stream")?;
         // SAFETY: the frames are held until this returns, complete (both decoders waited), and the
-        // outputs lie one after the other inside `pixels`, which has room for all.
+        // outputs lie one after the other inside `pixels`, which has room for all, or at the rows' own
+        // places, which live as long as the slot.
         let cut = unsafe { cropper.start(&self.batch, pixels) }.map_err(|e| e.to_string())?;
+        if stays {
+            cut.finish().map_err(|e| e.to_string())?;
+            for (n, plan) in sample.plans.iter().enumerate() {
+                recipe.finish(plan, &mut self.scratch, &mut rows.row(n));
+                rows.leave(n);
+            }
+            return Ok(());
+        }
         let mut offset = 0;
         for (n, plan) in sample.plans.iter().enumerate() {
             let mut row = rows.row(n);

@@ -70,6 +70,10 @@ impl Rows for OneRow {
         // is borrowed as long as the row is.
         unsafe { RowMut::from_raw(&self.layout, self.memory.as_mut_slice().as_mut_ptr(), 0) }
     }
+
+    fn leave(&mut self, _: usize) {
+        debug_assert!(false, "memory on the heap has no place on the device");
+    }
 }
 
 /// Numbers of some records of `kind`, spread over the data set.

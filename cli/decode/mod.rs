@@ -3,14 +3,17 @@
 mod device;
 mod measure;
 mod planner;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use tubelet_augment::Recipe;
+use tubelet_core::HostMemory;
 use tubelet_formats::{MediaKind, ShardReader};
-use tubelet_gpu::Gpu;
+use tubelet_gpu::{Gpu, twin};
 use tubelet_loader::{HostMakers, RowMaker, RowMakers};
 
 use self::device::{Device, DeviceMaker};
@@ -162,6 +165,15 @@ impl RowMakers for DeviceMakers {
         }
         eprintln!("decode: on the CPU ({none})");
         Ok(())
+    }
+
+    /// Page-locked, with a place on the device.
+    fn memory(&self) -> Option<Box<dyn HostMemory>> {
+        Some(self.device.memory())
+    }
+
+    fn fetch(&self, pixels: &mut [u8]) -> Result<(), String> {
+        twin::fetch(pixels).map_err(|e| e.to_string())
     }
 
     fn maker(&self) -> Box<dyn RowMaker> {

@@ -168,6 +168,7 @@ pub struct BatchRef<'a> {
     bytes: &'a [u8],
     rows: usize,
     key: Option<BatchKey>,
+    elsewhere: &'a [bool],
 }
 
 impl<'a> BatchRef<'a> {
@@ -177,7 +178,20 @@ impl<'a> BatchRef<'a> {
     /// When `bytes` is shorter than the layout or there are more rows than it has.
     pub fn new(layout: &'a BatchLayout, bytes: &'a [u8], rows: usize) -> Self {
         assert!(bytes.len() >= layout.bytes && rows <= layout.batch_size as usize);
-        Self { layout, bytes, rows, key: None }
+        Self { layout, bytes, rows, key: None, elsewhere: &[] }
+    }
+
+    /// The same, where the pixels of row n are not in the slot if `elsewhere[n]` is set: a device has
+    /// them.
+    #[must_use]
+    pub fn with_elsewhere(self, elsewhere: &'a [bool]) -> Self {
+        let any = elsewhere.iter().any(|row| *row);
+        Self { elsewhere: if any { elsewhere } else { &[] }, ..self }
+    }
+
+    /// Whether the pixels of row `row` are not in the slot.
+    pub fn is_elsewhere(&self, row: usize) -> bool {
+        self.elsewhere.get(row).is_some_and(|row| *row)
     }
 
     /// The same with its place in the run, without which its rows are not mixed.
@@ -196,7 +210,8 @@ impl<'a> BatchRef<'a> {
         self.layout
     }
 
-    /// All bytes of the slot, [`BatchLayout::bytes`] of them: what one copy to a device moves.
+    /// All bytes of the slot, [`BatchLayout::bytes`] of them: what one copy to a device moves. Pixels
+    /// that are elsewhere are an earlier batch's here.
     pub fn bytes(&self) -> &'a [u8] {
         &self.bytes[..self.layout.bytes]
     }
@@ -207,7 +222,11 @@ impl<'a> BatchRef<'a> {
     }
 
     /// u8 `[rows, frames, height, width, 3]` of view `view`.
+    ///
+    /// # Panics
+    /// When pixels of some row are elsewhere.
     pub fn pixels(&self, view: usize) -> &'a [u8] {
+        assert!(self.elsewhere.is_empty(), "pixels that a device has are read on the host");
         self.field(self.layout.views[view].pixels)
     }
 

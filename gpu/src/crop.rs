@@ -1,7 +1,5 @@
-//! Frames on the device to rows on the host: kept, cut, copied back.
-//!
-//! This is the plain way: finished rows, u8, cross back to the slot, page-locked where there is a
-//! device, from where the stage copies them to the device once more.
+//! Frames on the device to rows: kept, and cut straight to their place beside the slot
+//! ([`crate::twin`]), or to a buffer from where they are copied to the slot.
 
 use std::sync::Arc;
 
@@ -51,18 +49,20 @@ impl Cropper {
         (context as u64, self.stream.cu_stream() as u64)
     }
 
-    /// Starts `batch`, whose frames write to `pixels`; waits for nothing.
+    /// Starts `batch`, whose frames write to `pixels`, or elsewhere where that is `None`; waits for
+    /// nothing.
     ///
     /// # Safety
     /// The batch's frames must be valid on the device until the cut ones are dropped, planes as large as
-    /// their geometry says and complete, and write inside `pixels`.
+    /// their geometry says and complete, and write inside `pixels`, or to places that are valid as long and
+    /// used by nobody else.
     ///
     /// # Errors
     /// When the device fails.
     pub unsafe fn start(
         &self,
         batch: &CropBatch,
-        pixels: DeviceBuffer,
+        pixels: Option<DeviceBuffer>,
     ) -> Result<CutFrames<'_>, GpuError> {
         let context = self.stream.context();
         context.bind_to_thread().map_err(GpuError::driver("enter the context"))?;
@@ -84,28 +84,39 @@ impl Cropper {
 /// Frames that are being cut. Dropping them waits until that is done.
 pub struct CutFrames<'a> {
     cropper: &'a Cropper,
-    pixels: DeviceBuffer,
+    pixels: Option<DeviceBuffer>,
     /// Is read until the stream was waited for.
     tables: Vec<u8>,
 }
 
 impl CutFrames<'_> {
+    /// Waits until all frames are cut.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn finish(self) -> Result<(), GpuError> {
+        let stream = &self.cropper.stream;
+        stream.synchronize().map_err(GpuError::driver("wait for cut frames"))
+    }
+
     /// Copies the bytes from `offset` on to `row`, which may be page-locked, and waits for them.
     ///
     /// # Errors
     /// When the row ends behind the pixels, or the device fails.
     pub fn fetch(&self, offset: usize, row: &mut [u8]) -> Result<(), GpuError> {
-        if offset.checked_add(row.len()).is_none_or(|end| end > self.pixels.len()) {
+        let end = offset.checked_add(row.len());
+        let inside = |pixels: &&DeviceBuffer| end.is_some_and(|end| end <= pixels.len());
+        let Some(pixels) = self.pixels.as_ref().filter(inside) else {
             let valid = "rows end where the cut pixels do";
             return Err(GpuError::shape("row", format!("{} bytes at {offset}", row.len()), valid));
-        }
+        };
         if row.is_empty() {
             return Ok(());
         }
         let stream = &self.cropper.stream;
         let context = stream.context();
         context.bind_to_thread().map_err(GpuError::driver("enter the context"))?;
-        let from = self.pixels.address().0 + offset as u64;
+        let from = pixels.address().0 + offset as u64;
         // SAFETY: the row lies inside the buffer and is borrowed until the stream was waited for, which
         // happens after a failure, too.
         let copied = unsafe { result::memcpy_dtoh_async(row, from, stream.cu_stream()) };

@@ -20,6 +20,7 @@ pub mod nvrtc;
 pub mod pinned;
 pub mod plan;
 pub mod stage;
+pub mod twin;
 
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,8 @@ use tubelet_core::memory::ALIGN;
 use tubelet_core::{AllocError, Heap, HostBuf, HostMemory};
 
 use crate::context::Gpu;
+use crate::error::GpuError;
+use crate::twin::Twins;
 
 /// Ordinary (not write-combined) page-locked memory, usable from every context of the process, on
 /// the NUMA node of the device where the system tells it. A slot that cannot be locked comes from
@@ -18,6 +20,7 @@ use crate::context::Gpu;
 pub struct PinnedMemory {
     context: Arc<CudaContext>,
     node: Option<u32>,
+    twins: Option<Twins>,
     locked: AtomicUsize,
     heap: AtomicUsize,
 }
@@ -28,7 +31,16 @@ impl PinnedMemory {
         let address = gpu.pci_address().ok();
         let node = address.and_then(|a| crate::numa::node_of(Path::new("/sys"), &a));
         let context = Arc::clone(gpu.context());
-        Self { context, node, locked: AtomicUsize::new(0), heap: AtomicUsize::new(0) }
+        let (locked, heap) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { context, node, twins: None, locked, heap }
+    }
+
+    /// The same, whose slots have a place on the device ([`crate::twin`]), as far as there is memory.
+    ///
+    /// # Errors
+    /// When the device refuses a stream.
+    pub fn with_twins(self, gpu: &Gpu) -> Result<Self, GpuError> {
+        Ok(Self { twins: Some(Twins::new(gpu)?), ..self })
     }
 
     /// NUMA node that slots are placed on, if one is preferred.
@@ -53,11 +65,18 @@ impl PinnedMemory {
         if ptr.as_ptr() as usize % ALIGN != 0 {
             return Err(wrong);
         }
+        let twin = self.twins.as_ref().map(|twins| twins.of(address as usize, bytes)).transpose();
+        let twin = twin.unwrap_or_else(|error| {
+            tracing::warn!(
+                "a slot has no place on the device: rows made there come back ({error})"
+            );
+            None
+        });
         // SAFETY: the driver returned `bytes` writable bytes of which nobody else knows, aligned as
         // just checked; they are zeroed here and freed once, when `pages` is dropped.
         unsafe {
             ptr.as_ptr().write_bytes(0, bytes);
-            Ok(HostBuf::from_raw(ptr, bytes, move |_, _| drop(pages)))
+            Ok(HostBuf::from_raw(ptr, bytes, move |_, _| drop((twin, pages))))
         }
     }
 }

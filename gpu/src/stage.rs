@@ -1,5 +1,8 @@
 //! The float stage on the device: one copy of bytes a batch, then kernels.
 //!
+//! Rows whose pixels are on the device already come from their places beside the slot
+//! ([`crate::twin`]).
+//!
 //! Two streams: one copies, one computes. Two buffers take turns, so that a batch is copied while
 //! the one before is computed. The CPU waits for nothing: streams wait for events, and a thread
 //! gives each slot back to the loader when the event of its copy has fired.
@@ -17,6 +20,7 @@ use crate::error::GpuError;
 use crate::kernels::{Address, Launch};
 use crate::memory::{DeviceBuffer, DeviceMemory};
 use crate::plan::{ConstantAddresses, Constants, StagePlan};
+use crate::twin;
 pub use release::CopyClock;
 use release::{Copied, Release};
 pub use tensors::{DeviceTensor, DeviceTensors};
@@ -168,22 +172,36 @@ impl DeviceStage {
         let timed = sys::CUevent_flags_enum::CU_EVENT_DEFAULT;
         let start = self.copies.record_event(Some(timed));
         let start = start.map_err(GpuError::driver("record an event"))?;
-        let bytes = batch(&slot).bytes();
-        // SAFETY: the buffer has at least as many bytes (`buffer`) and is not read before `copied`;
-        // the slot's bytes stay where they are, in a box, until the copy is done: `release` waits
-        // for the event, the error path for the stream.
-        let queued = unsafe {
-            result::memcpy_htod_async(incoming.bytes.address().0, bytes, self.copies.cu_stream())
-        };
-        let queued = queued.map_err(GpuError::driver("copy a batch to the device"));
+        let pieces = pieces(batch(&slot));
+        let queued = pieces.iter().try_for_each(|piece| self.copy_piece(piece, &incoming.bytes));
         if let Err(error) = queued.and_then(|()| record(&copied, &self.copies)) {
             // Even a call that failed may have queued the copy.
             self.copies.synchronize().map_err(GpuError::driver("wait for a copy"))?;
             return Err(error);
         }
-        let copy = Copied { start, end: Arc::clone(&copied), bytes: bytes.len() as u64 };
+        let crossed = pieces.iter().filter(|piece| !piece.on_device).map(|p| p.bytes.len() as u64);
+        let copy = Copied { start, end: Arc::clone(&copied), bytes: crossed.sum() };
         self.release.when_copied(copy, slot);
         Ok(copied)
+    }
+
+    /// Queues the copy of a piece of a slot to where it belongs in `to`, which has room for the slot.
+    fn copy_piece(&self, piece: &Piece<'_>, to: &DeviceBuffer) -> Result<(), GpuError> {
+        let Piece { offset, bytes, on_device } = *piece;
+        let (to, stream) = (to.address().0 + offset as u64, self.copies.cu_stream());
+        let failed = GpuError::driver("copy a batch to the device");
+        if !on_device {
+            // SAFETY: the buffer has at least the slot's bytes (`buffer`) and is not read before the
+            // event behind the copy; the slot's bytes stay where they are, in a box, until the copy is
+            // done: `release` waits for the event, the error path for the stream.
+            return unsafe { result::memcpy_htod_async(to, bytes, stream) }.map_err(failed);
+        }
+        let valid = "rows are left at the place of a slot (`PinnedMemory::with_twins`)";
+        let from = twin::place(bytes);
+        let from = from.ok_or_else(|| GpuError::shape("place of a slot", "none", valid))?;
+        // SAFETY: as above; the place is the slot's as long as that is kept, has as many bytes, and who
+        // wrote them waited for it.
+        unsafe { result::memcpy_dtod_async(to, from.0, bytes.len(), stream) }.map_err(failed)
     }
 
     fn run(&self, launches: &[Launch]) -> Result<(), GpuError> {
@@ -204,6 +222,43 @@ impl Drop for DeviceStage {
             tracing::warn!("the device stage ends with an error: {error}");
         }
     }
+}
+
+/// Bytes of a slot that one copy moves.
+#[derive(Clone, Copy)]
+struct Piece<'a> {
+    offset: usize,
+    /// Of the slot.
+    bytes: &'a [u8],
+    /// Whether they are at the slot's place on the device instead.
+    on_device: bool,
+}
+
+/// All of a slot: pixels that are on the device, as few copies as there can be, and what lies between.
+fn pieces(batch: BatchRef<'_>) -> Vec<Piece<'_>> {
+    let all = batch.bytes();
+    let mut pieces: Vec<Piece<'_>> = Vec::new();
+    let mut add = |end: usize, on_device: bool| {
+        let offset = pieces.last().map_or(0, |last| last.offset + last.bytes.len());
+        match pieces.last_mut().filter(|last| last.on_device == on_device) {
+            Some(last) => last.bytes = &all[last.offset..end.max(offset)],
+            None if end > offset => {
+                pieces.push(Piece { offset, bytes: &all[offset..end], on_device })
+            }
+            None => {}
+        }
+    };
+    // Views lie in their order.
+    for view in &batch.layout().views {
+        let field = view.pixels;
+        for row in (0..batch.rows()).filter(|row| batch.is_elsewhere(*row)) {
+            let start = field.offset + row * field.row_bytes;
+            add(start, false);
+            add(start + field.row_bytes, true);
+        }
+    }
+    add(all.len(), false);
+    pieces
 }
 
 fn record(event: &CudaEvent, stream: &CudaStream) -> Result<(), GpuError> {

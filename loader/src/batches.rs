@@ -1,7 +1,7 @@
 //! The loader: threads, queues and in-order delivery.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -181,6 +181,7 @@ impl Loader {
         threads.push(spawn("tubelet-dispatch", move || dispatcher.run(from))?);
         Ok(Batches {
             shared: self.shared,
+            makers: self.makers,
             workers: config.workers,
             buckets,
             free: free_tx,
@@ -369,6 +370,7 @@ impl Dispatcher {
             after,
             pending: AtomicUsize::new(samples.len()),
             failure: Mutex::new(None),
+            elsewhere: (0..samples.len() * repeats).map(|_| AtomicBool::new(false)).collect(),
         });
         if samples.is_empty() {
             return self.done.send(filling).ok();
@@ -395,6 +397,7 @@ impl Dispatcher {
 /// Full batches, in order. Endless for [`Order::Shuffled`].
 pub struct Batches {
     shared: Arc<Shared>,
+    makers: Arc<dyn RowMakers>,
     workers: usize,
     buckets: Vec<BucketReport>,
     free: Sender<SlotMemory>,
@@ -437,7 +440,7 @@ impl Iterator for Batches {
         let shared = Arc::clone(&self.shared);
         let filling = shared.counters.time(Timer::BatchWait, || self.receive())?;
         let failure = filling.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let batch = Batch::new(filling, self.free.clone());
+        let batch = Batch::new(filling, Arc::clone(&self.makers), self.free.clone());
         match failure {
             Some(error) => {
                 self.failed = true;

@@ -65,6 +65,9 @@ pub enum LoaderError {
         /// The latest failure.
         last: String,
     },
+    /// Pixels could not be copied from where their maker left them.
+    #[error("the pixels of a batch cannot be copied from where they were made: {0}")]
+    Fetch(String),
     /// A thread could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),

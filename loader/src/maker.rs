@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tubelet_augment::plan::{SamplePlan, Scratch};
 use tubelet_augment::{Pixels, Recipe};
-use tubelet_core::{Clip, MediaInfo, Rect, RowMut, Size};
+use tubelet_core::{Clip, HostMemory, MediaInfo, Rect, RowMut, Size};
 use tubelet_formats::transcode::level_size;
 use tubelet_formats::{
     DecodeError, Decoder, FrameRequest, MediaKind, Record, ShardReader, decoder,
@@ -56,6 +56,10 @@ pub fn smaller_level(
 pub trait Rows {
     /// Row `n`, which belongs to plan `n`.
     fn row(&mut self, n: usize) -> RowMut<'_>;
+
+    /// The pixels of row `n` are not in the row, but where [`RowMakers::fetch`] finds them: the last word
+    /// on them, for a maker that knows the slot as memory of its own ([`RowMakers::memory`]).
+    fn leave(&mut self, n: usize);
 }
 
 /// Makes rows of encoded bytes: one a worker, which drives it: `decode`, then `render` for the same
@@ -106,6 +110,20 @@ pub trait RowMakers: Send + Sync + std::fmt::Debug {
 
     /// A maker for one worker, on the worker's thread.
     fn maker(&self) -> Box<dyn RowMaker>;
+
+    /// Memory for slots beside which the makers have a place for pixels ([`Rows::leave`]): for a consumer
+    /// that takes them from there. `None` where they write all pixels to the slot.
+    fn memory(&self) -> Option<Box<dyn HostMemory>> {
+        None
+    }
+
+    /// Copies pixels that a maker left elsewhere to where they belong in the slot.
+    ///
+    /// # Errors
+    /// Why that failed, for people.
+    fn fetch(&self, pixels: &mut [u8]) -> Result<(), String> {
+        Err(format!("{} bytes at no known place", pixels.len()))
+    }
 }
 
 /// [`HostMaker`]s.

@@ -2,14 +2,14 @@
 //!
 //! The only `unsafe` of this crate is here: several workers write disjoint rows of one buffer.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::Sender;
 use tubelet_core::{BatchKey, BatchLayout, BatchRef, HostBuf, RowMut};
 
 use crate::error::LoaderError;
-use crate::maker::Rows;
+use crate::maker::{RowMakers, Rows};
 use crate::order::Cursor;
 
 /// Memory of one batch, reused for ever.
@@ -28,6 +28,8 @@ pub(crate) struct Filling {
     /// Row groups not yet committed or dropped.
     pub(crate) pending: AtomicUsize,
     pub(crate) failure: Mutex<Option<LoaderError>>,
+    /// Rows whose pixels the maker left elsewhere.
+    pub(crate) elsewhere: Box<[AtomicBool]>,
 }
 
 /// The exclusive right to write the rows of one sample in one slot. Dropped without
@@ -71,6 +73,12 @@ impl SlotRows {
         }
     }
 
+    /// What an earlier attempt left elsewhere does not count.
+    pub(crate) fn start_over(&mut self) {
+        let rows = &self.filling.elsewhere[self.first..self.first + self.count];
+        rows.iter().for_each(|row| row.store(false, Ordering::Relaxed));
+    }
+
     /// The rows are written.
     pub(crate) fn commit(mut self) {
         self.failure = None;
@@ -85,6 +93,11 @@ impl SlotRows {
 impl Rows for SlotRows {
     fn row(&mut self, n: usize) -> RowMut<'_> {
         SlotRows::row(self, n)
+    }
+
+    fn leave(&mut self, n: usize) {
+        assert!(n < self.count, "row {n} of {}", self.count);
+        self.filling.elsewhere[self.first + n].store(true, Ordering::Relaxed);
     }
 }
 
@@ -105,19 +118,48 @@ impl Drop for SlotRows {
 /// A full batch. It owns its slot; dropping it is what lets the loader go on.
 pub struct Batch {
     filling: Arc<Filling>,
+    /// Rows whose pixels are not in the slot.
+    elsewhere: Box<[bool]>,
+    makers: Arc<dyn RowMakers>,
     free: Sender<SlotMemory>,
 }
 
 impl Batch {
-    pub(crate) fn new(filling: Arc<Filling>, free: Sender<SlotMemory>) -> Self {
+    pub(crate) fn new(
+        filling: Arc<Filling>,
+        makers: Arc<dyn RowMakers>,
+        free: Sender<SlotMemory>,
+    ) -> Self {
         debug_assert_eq!(filling.pending.load(Ordering::Acquire), 0);
-        Self { filling, free }
+        let elsewhere = filling.elsewhere.iter().map(|row| row.load(Ordering::Relaxed)).collect();
+        Self { filling, elsewhere, makers, free }
     }
 
-    /// Its rows.
+    /// Its rows. Pixels that a maker left elsewhere ([`Rows::leave`]) can be read after
+    /// [`Self::to_host`].
     pub fn as_ref(&self) -> BatchRef<'_> {
-        let filling = &self.filling;
-        BatchRef::new(&filling.layout, filling.memory.as_slice(), filling.rows).keyed(filling.key)
+        let Filling { layout, memory, rows, key, .. } = self.filling.as_ref();
+        let batch = BatchRef::new(layout, memory.as_slice(), *rows).keyed(*key);
+        batch.with_elsewhere(&self.elsewhere)
+    }
+
+    /// Brings pixels that a maker left elsewhere to the slot.
+    ///
+    /// # Errors
+    /// When the maker's device fails.
+    pub fn to_host(&mut self) -> Result<(), LoaderError> {
+        let Filling { layout, memory, .. } = self.filling.as_ref();
+        for row in (0..self.elsewhere.len()).filter(|row| self.elsewhere[*row]) {
+            // SAFETY: the slot's buffer has at least the layout's bytes and lives as long as `filling`.
+            // All groups of rows were dropped, this batch has the slot for itself, and `&mut self` means
+            // that nobody looks at its rows.
+            let mut row = unsafe { RowMut::from_raw(layout, memory.as_ptr(), row) };
+            for view in 0..layout.views.len() {
+                self.makers.fetch(row.pixels(view)).map_err(LoaderError::Fetch)?;
+            }
+        }
+        self.elsewhere.fill(false);
+        Ok(())
     }
 
     /// Epoch its samples belong to.

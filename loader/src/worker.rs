@@ -186,6 +186,7 @@ impl Worker<'_> {
         counters.time(Timer::Decode, || maker.decode(recipe, &sample))?;
         let decoded = maker.frames_decoded() - before;
 
+        rows.start_over();
         counters.time(Timer::Render, || maker.render(recipe, &sample, rows))?;
         for n in 0..rows.count() {
             rows.row(n).set_facts(record.label.unwrap_or(NO_LABEL), record.id.0);
@@ -206,6 +207,7 @@ impl Worker<'_> {
 
 /// Rows of an evaluation whose sample failed: black and without a label, so that nothing scores them.
 fn blank(rows: &mut SlotRows, sample: u64) {
+    rows.start_over();
     for n in 0..rows.count() {
         let mut row = rows.row(n);
         for view in 0..row.layout().views.len() {

@@ -7,7 +7,7 @@ use tubelet_augment::Recipe;
 use tubelet_core::{Heap, HostMemory};
 use tubelet_gpu::kernels::{DType as DeviceType, PatchOrder};
 use tubelet_gpu::{DeviceStage, DeviceTensor, DeviceTensors, Gpu, HandOver, Input, StagePlan};
-use tubelet_loader::LoaderConfig;
+use tubelet_loader::{LoaderConfig, RowMakers};
 
 use crate::error::{TrainError, TrainErrorKind};
 use crate::feed::{Floats, OnDevice};
@@ -59,10 +59,11 @@ impl Device {
         if self == Self::Vulkan { usual + HELD_SLOTS } else { usual }
     }
 
-    /// Memory for slots: page-locked where CUDA copies from them.
-    pub(crate) fn slots(self) -> Box<dyn HostMemory> {
+    /// Memory for slots: page-locked where CUDA copies from them, with a place for pixels on the device
+    /// where `makers` leave some there.
+    pub(crate) fn slots(self, makers: &dyn RowMakers) -> Box<dyn HostMemory> {
         match self {
-            Self::Cuda => tubelet_gpu::host_memory(),
+            Self::Cuda => makers.memory().unwrap_or_else(tubelet_gpu::host_memory),
             Self::Cpu | Self::Vulkan => Box::new(Heap),
         }
     }

@@ -88,8 +88,11 @@ impl Work {
         let batch = self.batches.next()?;
         let stats = self.batches.stats();
         let data = |e: String| TrainError::new("data", TrainErrorKind::Data(e));
-        Some(batch.map_err(|e| data(e.to_string())).and_then(|batch| {
+        Some(batch.map_err(|e| data(e.to_string())).and_then(|mut batch| {
             let cursor = batch.cursor();
+            if shown || !matches!(self.floats, Floats::Stage(_)) {
+                batch.to_host().map_err(|e| data(e.to_string()))?;
+            }
             if shown || matches!(self.floats, Floats::Host) {
                 self.host.run_into(batch.as_ref(), &mut tensors);
             } else {

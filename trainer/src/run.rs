@@ -67,10 +67,14 @@ pub(crate) fn start_loader(
         order,
         ..LoaderConfig::default()
     };
-    let loader =
-        Loader::new(Arc::clone(&shards), Arc::clone(recipe), &*options.device.slots(), config)
-            .and_then(|loader| loader.with_makers(Arc::clone(&options.makers)))
-            .map_err(data)?;
+    let loader = Loader::new(
+        Arc::clone(&shards),
+        Arc::clone(recipe),
+        &*options.device.slots(&*options.makers),
+        config,
+    )
+    .and_then(|loader| loader.with_makers(Arc::clone(&options.makers)))
+    .map_err(data)?;
     let per_epoch = loader.batches_per_epoch();
     Ok((shards, loader.batches(from).map_err(data)?, per_epoch))
 }

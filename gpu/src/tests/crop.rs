@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use tubelet_augment::resample::Filter;
 use tubelet_augment::resample::planes::{Cut, Held, Kernel, PlaneResampler};
-use tubelet_core::{Chroma, Clip, PixelForm, Rect, Size, Upsampling, Yuv, YuvMatrix};
+use tubelet_core::{Chroma, Clip, HostMemory, PixelForm, Rect, Size, Upsampling, Yuv, YuvMatrix};
 
 use super::data::bytes;
 use super::device::gpu;
-use crate::context::Kernels;
+use crate::context::{Gpu, Kernels};
 use crate::crop::{Cropper, Nv12Clip};
 use crate::kernels::{Address, CropBatch};
 use crate::memory::DeviceBuffer;
+use crate::{PinnedMemory, twin};
 
 #[test]
 fn kept_frames_become_the_hosts_rows() {
@@ -54,18 +55,20 @@ fn kept_frames_become_the_hosts_rows() {
         batch.frame(geometry, kept.planes(n), out);
     }
     // SAFETY: the frames are kept, and write inside `pixels`.
-    let cutting = match unsafe { cropper.start(&batch, pixels) } {
+    let cutting = match unsafe { cropper.start(&batch, Some(pixels)) } {
         Err(error) if fails => {
             assert!(error.to_string().contains("start a kernel"), "{error}");
             return;
         }
         started => started.expect("starts"),
     };
+    let straight = cut_to_a_slot(&gpu, &cropper, &held, &kept, &cut);
     let (mut first, mut rest) = (vec![0; frame_bytes], vec![0; 2 * frame_bytes]);
     // In any order.
     cutting.fetch(frame_bytes, &mut rest).expect("copies");
     cutting.fetch(0, &mut first).expect("copies");
     first.extend(rest);
+    assert_eq!(straight, first, "cut straight to a slot's place");
     for (n, got) in first.chunks_exact(frame_bytes).enumerate() {
         let mut want = vec![0; frame_bytes];
         PlaneResampler::default().resize(&source, n, &cut, &mut want);
@@ -76,4 +79,22 @@ fn kept_frames_become_the_hosts_rows() {
         let error = cutting.fetch(offset, &mut long).expect_err("too long").to_string();
         assert!(error.contains("rows end"), "{error}");
     }
+}
+
+/// The frames' bytes by way of the place of a slot.
+fn cut_to_a_slot(gpu: &Gpu, cropper: &Cropper, held: &Held, kept: &Nv12Clip, cut: &Cut) -> Vec<u8> {
+    let frame_bytes = cut.resized.area() * 3;
+    let memory = PinnedMemory::new(gpu).with_twins(gpu).expect("a stream");
+    let mut slot = memory.allocate(64 + 3 * frame_bytes).expect("memory");
+    let rows = &mut slot.as_mut_slice()[64..];
+    let mut batch = CropBatch::new();
+    let geometry = batch.planes(held, kept.layout(), cut).expect("possible");
+    for (n, row) in rows.chunks_exact(frame_bytes).enumerate() {
+        batch.frame(geometry, kept.planes(n), twin::place(row).expect("has a place"));
+    }
+    // SAFETY: the frames are kept, and write inside the slot's place, which nobody else uses.
+    unsafe { cropper.start(&batch, None) }.expect("starts").finish().expect("cuts");
+    twin::fetch(rows).expect("copies");
+    assert!(twin::place(&[0; 4]).is_none(), "other memory has no place");
+    rows.to_vec()
 }

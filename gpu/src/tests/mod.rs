@@ -19,5 +19,6 @@ mod picture;
 mod plan;
 #[cfg(host_kernels)]
 mod simulated;
+mod simulation;
 mod skip;
 mod stage;

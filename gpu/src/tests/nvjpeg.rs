@@ -8,7 +8,8 @@ use image::codecs::jpeg::JpegEncoder;
 use tubelet_core::{Chroma, Rect, Size, Upsampling, Yuv, YuvMatrix};
 
 use super::device::gpu;
-use super::simulated::{NO_REGIONS, SIMULATED};
+use super::simulated::NO_REGIONS;
+use super::simulation::SIMULATED;
 use crate::kernels::Address;
 use crate::nvjpeg::{JpegDecoder, JpegPlanes, JpegRequest};
 

@@ -1,34 +1,21 @@
-//! The device's side of this crate on a simulated driver: streams are threads that dawdle, kernels
-//! run on the host (`kernels/host/driver.cpp`). The tests of `stage` run once more, in a process that
-//! finds the simulation where it looks for CUDA.
+//! The device's side of this crate on the simulated driver: the tests of `stage` and others run once more.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// Set where the simulation runs.
-pub(super) const SIMULATED: &str = "TUBELET_SIMULATED";
+use super::simulation::{self, expect_passed};
 
 /// Set where the simulated nvJPEG is one without regions.
 pub(super) const NO_REGIONS: &str = "TUBELET_SIMULATED_NO_REGIONS";
 
-/// Builds the simulation in `folder` under the names of the driver and of NVRTC.
+/// Builds the simulation in `folder`, and an nvJPEG without regions in `folder/old`.
 fn build(folder: &Path) {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/kernels/host");
-    let driver = folder.join("libcuda.so.1");
+    simulation::build(&sources, folder);
     let old = folder.join("old");
     std::fs::create_dir(&old).expect("a folder");
-    let old = old.join("libnvjpeg.so.12");
-    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
-    for (library, extra) in [(&driver, sources.join("host.cpp")), (&old, "-DNO_REGIONS".into())] {
-        let mut command = Command::new(&compiler);
-        command.args(["-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-w"]);
-        command.arg("-ffp-contract=off").arg(sources.join("driver.cpp")).arg(extra);
-        let output = command.arg("-o").arg(library).output().expect("a C++ compiler");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
-    for name in ["libnvrtc.so.12", "libnvjpeg.so.12"] {
-        std::fs::copy(&driver, folder.join(name)).expect("a copy");
-    }
+    simulation::compile(&sources, OsStr::new("-DNO_REGIONS"), &old.join("libnvjpeg.so.12"));
 }
 
 /// Runs the tests whose name has `filter` with the simulation in `folder`; the call `failure` fails.
@@ -37,22 +24,9 @@ fn run(folder: &Path, filter: &str, failure: &str) -> Output {
 }
 
 fn command(folder: &Path, filter: &str, failure: &str) -> Command {
-    let program = std::env::current_exe().expect("this program");
-    let mut command = Command::new(program);
-    command.args([filter, "--nocapture", "--test-threads", "1"]);
-    command.env("LD_LIBRARY_PATH", folder);
-    command.env("TUBELET_NVJPEG", folder).env(SIMULATED, "1");
-    command.env("TUBELET_NVRTC", folder).env("TUBELET_KERNEL_CACHE", folder.join("cache"));
-    command.env("TUBELET_REQUIRE_GPU", "1").env("TUBELET_SIMULATED_FAILURE", failure);
+    let mut command = simulation::command(folder, filter);
+    command.env("TUBELET_SIMULATED_FAILURE", failure);
     command
-}
-
-#[track_caller]
-fn expect_passed(output: &Output, tests: usize) {
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    let passed = format!("test result: ok. {tests} passed");
-    assert!(output.status.success() && text.contains(&passed), "{text}{errors}");
 }
 
 #[test]
@@ -63,7 +37,7 @@ fn the_stage_keeps_its_order_on_streams_that_dawdle() {
     let folder = tempfile::tempdir().expect("a folder");
     build(folder.path());
     for _ in 0..3 {
-        expect_passed(&run(folder.path(), "tests::stage", ""), 5);
+        expect_passed(&run(folder.path(), "tests::stage", ""), 6);
     }
     // Kernels come from the disk in the second run and the third.
     let kept = std::fs::read_dir(folder.path().join("cache")).expect("a cache").count();

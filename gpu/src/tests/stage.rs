@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use cudarc::driver::result;
 use tubelet_augment::{HostStage, HostTensors, Recipe, Stage};
 use tubelet_core::layout::BatchLayout;
 use tubelet_core::{BatchRef, HostBuf, HostMemory};
@@ -21,12 +22,15 @@ pub(super) const PLANES: Input = Input::Planes(PlaneOrder::ChannelFirst);
 struct Slot {
     layout: BatchLayout,
     memory: HostBuf,
+    /// Rows whose pixels are at the slot's place on the device.
+    elsewhere: [bool; ROWS as usize],
     given_back: Arc<AtomicUsize>,
 }
 
 impl Slot {
     fn batch(&self) -> BatchRef<'_> {
-        BatchRef::new(&self.layout, self.memory.as_slice(), ROWS as usize).keyed(KEY)
+        let batch = BatchRef::new(&self.layout, self.memory.as_slice(), ROWS as usize);
+        batch.keyed(KEY).with_elsewhere(&self.elsewhere)
     }
 }
 
@@ -64,7 +68,8 @@ impl Run {
         let (layout, heap) = slot(shape);
         let mut memory = self.memory.allocate(layout.bytes).expect("memory");
         memory.as_mut_slice().copy_from_slice(heap.as_slice());
-        let slot = Slot { layout, memory, given_back: Arc::clone(&self.given_back) };
+        let given_back = Arc::clone(&self.given_back);
+        let slot = Slot { layout, memory, elsewhere: Default::default(), given_back };
         let want = host.run(slot.batch());
         self.submitted += 1;
         (self.stage.submit(slot, Slot::batch).expect("submits"), want)
@@ -175,6 +180,54 @@ fn rows_are_erased_and_mixed_on_the_way() {
     }
 }
 
+/// Rows that were made on the device go from their places to the batch; the slot has other bytes.
+#[test]
+fn rows_at_their_place_on_the_device_are_the_batchs() {
+    let Some(gpu) = gpu() else { return };
+    let views = r#"pretrain.views=[{resize="lanczos", size=32, normalise="none"}]"#;
+    let recipe = built_in("mae-tiny", Stage::Pretrain, &[views]);
+    let (mut run, host) = (Run::new(&gpu, &recipe, PLANES), HostStage::new(&recipe));
+    let memory = PinnedMemory::new(&gpu).with_twins(&gpu).expect("a stream");
+    let made = |elsewhere: [bool; ROWS as usize]| {
+        let (layout, heap) = slot(&recipe);
+        let mut memory = memory.allocate(layout.bytes).expect("memory");
+        memory.as_mut_slice().copy_from_slice(heap.as_slice());
+        for row in (0..ROWS as usize).filter(|row| elsewhere[*row]) {
+            for view in &layout.views {
+                let start = view.pixels.offset + row * view.pixels.row_bytes;
+                let pixels = &mut memory.as_mut_slice()[start..][..view.pixels.row_bytes];
+                move_to_its_place(&gpu, pixels);
+            }
+        }
+        Slot { layout, memory, elsewhere, given_back: Arc::default() }
+    };
+    let patterns = [[false, true, true, false, true], [true, false, true, true, false]];
+    for elsewhere in patterns.into_iter().chain([[true; 5], [false; 5]]) {
+        let (layout, heap) = slot(&recipe);
+        let want = host.run(BatchRef::new(&layout, heap.as_slice(), ROWS as usize).keyed(KEY));
+        let tensors = run.stage.submit(made(elsewhere), Slot::batch).expect("submits");
+        assert_eq!(floats(&tensors.batch.input), want.pixels, "{elsewhere:?}");
+        compare(&tensors, &want);
+    }
+    // Of a slot without a place.
+    let (layout, memory) = slot(&recipe);
+    let slot = Slot { layout, memory, elsewhere: [true; 5], given_back: Arc::default() };
+    let error = run.stage.submit(slot, Slot::batch).expect_err("nowhere").to_string();
+    assert!(error.contains("place of a slot"), "{error}");
+    run.stage.finish().expect("the batches before are whole");
+}
+
+/// Leaves other bytes in the slot.
+fn move_to_its_place(gpu: &Gpu, pixels: &mut [u8]) {
+    let place = crate::twin::place(pixels).expect("has a place");
+    let stream = gpu.context().new_stream().expect("a stream");
+    // SAFETY: the place has as many bytes, which are borrowed until the copy is done.
+    let copied = unsafe { result::memcpy_htod_async(place.0, pixels, stream.cu_stream()) };
+    stream.synchronize().expect("copies");
+    copied.expect("copies");
+    pixels.fill(0xAA);
+}
+
 /// Under a simulated driver whose call fails: an error, and the slot comes back all the same.
 #[test]
 fn failing_stages_give_errors_and_slots_back() {
@@ -189,7 +242,8 @@ fn failing_stages_give_errors_and_slots_back() {
     match DeviceStage::new(&gpu, plan) {
         Err(error) => assert!(error.to_string().contains("allocate device memory"), "{error}"),
         Ok(mut stage) => {
-            let slot = Slot { layout, memory, given_back: Arc::clone(&given_back) };
+            let (elsewhere, back) = (Default::default(), Arc::clone(&given_back));
+            let slot = Slot { layout, memory, elsewhere, given_back: back };
             let error = stage.submit(slot, Slot::batch).expect_err("fails").to_string();
             assert!(error.contains("start a kernel") || error.contains("order streams"), "{error}");
             drop(stage);

@@ -398,11 +398,14 @@ int nvrtcGetCUBIN(void*, char* code) {
     return SUCCESS;
 }
 
-// A JPEG library that is none: a "file" is a header of eight bytes, and the samples of its planes are
-// a function of their places. Byte 7 says who can decode it: 0 both back ends, 1 the general one, 2
-// none, 3 is damage, 4 the engines, whole. With NO_REGIONS it is the library before 11.4. The engines' back end checks that it writes nothing but the region asked for.
+// A JPEG library that decodes nothing: the samples of a file's planes are a function of their places. A
+// "file" is a header of eight bytes: components, sampling, width, height, a number added to all samples,
+// two unused ones, and who can decode it: 0 both back ends, 1 the general one, 2 none, 3 is damage, 4 the
+// engines, whole. Of a real file the header is read, all can decode it, and the number is a sum of its
+// bytes. With NO_REGIONS it is the library before 11.4. The engines' back end checks that it writes
+// nothing but the region asked for.
 struct Jpeg {
-    unsigned char components, subsampling, width, height, seed, unused[2], kind;
+    int components, subsampling, width, height, seed, kind;
 };
 struct JpegImage {
     unsigned char* channel[4];
@@ -418,9 +421,27 @@ struct JpegState {
     int count;
 };
 
+static int jpeg_read_real(const unsigned char* data, size_t bytes, Jpeg* jpeg) {
+    int seed = 0;
+    for (size_t i = 0; i < bytes; i++) seed += data[i];
+    for (size_t at = 2; at + 15 < bytes && data[at] == 0xFF;) {
+        int marker = data[at + 1], length = data[at + 2] << 8 | data[at + 3];
+        if (marker < 0xC0 || marker > 0xC2) {
+            at += 2 + length;
+            continue;
+        }
+        const unsigned char* frame = data + at + 4;
+        int sampling = frame[5] == 1 ? 6 : frame[7] == 0x22 ? 2 : frame[7] == 0x21 ? 1 : 0;
+        *jpeg = {frame[5], sampling, frame[3] << 8 | frame[4], frame[1] << 8 | frame[2], seed, 0};
+        return SUCCESS;
+    }
+    return 3;
+}
+
 static int jpeg_read(const unsigned char* data, size_t bytes, Jpeg* jpeg) {
-    if (bytes < sizeof *jpeg) return 10;
-    memcpy(jpeg, data, sizeof *jpeg);
+    if (bytes < 8) return 10;
+    if (data[0] == 0xFF && data[1] == 0xD8) return jpeg_read_real(data, bytes, jpeg);
+    *jpeg = {data[0], data[1], data[2], data[3], data[4], data[7]};
     return jpeg->kind == 3 ? 3 : SUCCESS;
 }
 

@@ -2,7 +2,6 @@
 //! `gpu/src/kernels/host`, from which the processor's back end fetches them.
 
 use std::path::Path;
-use std::process::Command;
 
 use burn::backend::{Autodiff, Flex};
 use tubelet_augment::{HostStage, Stage};
@@ -12,9 +11,10 @@ use super::super::testing::{MadeUp, close, gpu, recipe};
 use super::*;
 use crate::device::{Sees, stage_plan};
 use crate::params::Precision;
+use simulation::SIMULATED;
 
-/// Set where the simulation runs.
-const SIMULATED: &str = "TUBELET_SIMULATED";
+#[path = "../../../../gpu/src/tests/simulation.rs"]
+mod simulation;
 
 /// A made-up batch by the host and by the stage.
 fn compare<B: TrainBackend>(stage: Stage, name: &str, set: &[&str], sees: Sees) {
@@ -83,21 +83,7 @@ fn adopted_batches_are_the_hosts_on_the_simulated_driver() {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gpu/src/kernels/host");
-    let driver = folder.path().join("libcuda.so.1");
-    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
-    let mut command = Command::new(compiler);
-    command.args(["-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-ffp-contract=off", "-w"]);
-    command.arg(sources.join("driver.cpp")).arg(sources.join("host.cpp")).arg("-o").arg(&driver);
-    let built = command.output().expect("a C++ compiler");
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    std::fs::copy(&driver, folder.path().join("libnvrtc.so.12")).expect("a copy");
-    let mut command = Command::new(std::env::current_exe().expect("this program"));
-    command.args(["adopted_batches_are_the_hosts", "--nocapture", "--test-threads", "1"]);
-    command.env("LD_LIBRARY_PATH", folder.path()).env(SIMULATED, "1");
-    command.env("TUBELET_NVRTC", folder.path()).env("TUBELET_REQUIRE_GPU", "1");
-    command.env("TUBELET_KERNEL_CACHE", folder.path().join("cache"));
-    let ran = command.output().expect("runs");
-    let text = String::from_utf8_lossy(&ran.stdout);
-    let errors = String::from_utf8_lossy(&ran.stderr);
-    assert!(ran.status.success() && text.contains("ok. 2 passed"), "{text}{errors}");
+    simulation::build(&sources, folder.path());
+    let ran = simulation::command(folder.path(), "adopted_batches_are_the_hosts").output();
+    simulation::expect_passed(&ran.expect("runs"), 2);
 }

@@ -152,7 +152,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
     let loader = Loader::new(shards, Arc::clone(&recipe), memory.as_ref(), config)?
         .with_makers(Arc::clone(&decoding.makers))?;
     let measured = measure(loader.batches(Cursor::default())?, args, floats)?;
-    decoding.report();
+    decoding.report()?;
     let report = report(args, &measured, recipe.batch_size(), workers);
     if args.json {
         println!("{report}");

@@ -27,6 +27,9 @@ pub(crate) struct DemoArgs {
     /// Validation clips
     #[arg(long, default_value_t = 200)]
     val: u32,
+    /// Draw clips so many times as large, for measurements: 4 gives 320x256
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    scale: u32,
     /// Repeat fine-tuning with three seeds and report mean and spread
     #[arg(long)]
     full: bool,
@@ -103,7 +106,7 @@ fn make_data(args: &DemoArgs, data: &Path) -> Result<()> {
     for (split, count, seed) in
         [("train", args.train, args.seed * 2 + 1), ("val", args.val, args.seed * 2 + 2)]
     {
-        write_split(data, split, count, seed, &|| bar.inc())?;
+        write_split(data, split, (count, args.scale), seed, &|| bar.inc())?;
     }
     bar.finish();
     Ok(())

@@ -30,11 +30,12 @@ const FRAMES: u32 = 32;
 /// Frames per second.
 const FPS: u32 = 16;
 
-/// Writes `count` clips of `split` and its annotation file in Kinetics' layout under `root`.
+/// Writes `count` clips of `split`, `scale` times as large, and its annotation file in Kinetics' layout under
+/// `root`.
 pub(crate) fn write_split(
     root: &Path,
     split: &str,
-    count: u32,
+    (count, scale): (u32, u32),
     seed: u64,
     progress: &(dyn Fn() + Sync),
 ) -> Result<()> {
@@ -49,7 +50,7 @@ pub(crate) fn write_split(
         let seconds = FRAMES.div_ceil(FPS);
         csv += &format!("{},{id},0,{seconds},{split}\n", MOTIONS[class]);
         let path = folder.join(format!("{id}_{:06}_{seconds:06}.mp4", 0));
-        let video = clip(class, SampleRng::new(seed, 0, u64::from(n), 0, Draw::Mix))?;
+        let video = clip(class, scale, SampleRng::new(seed, 0, u64::from(n), 0, Draw::Mix))?;
         std::fs::write(&path, video).with_context(|| path.display().to_string())?;
         progress();
     }
@@ -58,10 +59,11 @@ pub(crate) fn write_split(
 }
 
 /// One clip as an H.264 file.
-fn clip(class: usize, mut rng: SampleRng) -> Result<Vec<u8>> {
+fn clip(class: usize, scale: u32, mut rng: SampleRng) -> Result<Vec<u8>> {
     let scene = Scene::draw(class, &mut rng);
-    let frames: Vec<Vec<u8>> = (0..FRAMES).map(|t| scene.frame(t)).collect();
-    let options = EncodeOptions { size: SIZE, fps: FPS, crf: Some(20), ..EncodeOptions::default() };
+    let frames: Vec<Vec<u8>> = (0..FRAMES).map(|t| scene.frame(t, scale)).collect();
+    let size = Size::new(SIZE.width * scale, SIZE.height * scale);
+    let options = EncodeOptions { size, fps: FPS, crf: Some(20), ..EncodeOptions::default() };
     Ok(encode_video(frames.iter().map(Vec::as_slice), &options)?)
 }
 
@@ -165,27 +167,26 @@ impl Scene {
         }
     }
 
-    /// Frame `t`, packed RGB. The motion passes through its middle at the clip's middle, so that a
+    /// Frame `t`, packed RGB, `scale` times as large. The motion passes through its middle at the clip's middle, so that a
     /// clip and its reversal have the same frames.
-    fn frame(&self, t: u32) -> Vec<u8> {
+    fn frame(&self, t: u32, scale: u32) -> Vec<u8> {
         let time = f64::from(t) / f64::from(FRAMES - 1) - 0.5;
         let centre =
             [self.middle[0] + self.change[0] * time, self.middle[1] + self.change[1] * time];
         let (sin, cos) = (self.angle + self.change[2] * time).sin_cos();
         let radius = self.radius * (self.change[3] * time).exp();
-        let mut out = Vec::with_capacity(SIZE.area() * 3);
-        for y in 0..SIZE.height {
-            for x in 0..SIZE.width {
-                let (dx, dy) = (f64::from(x) - centre[0], f64::from(y) - centre[1]);
+        let (columns, rows) = (SIZE.width * scale, SIZE.height * scale);
+        let mut out = Vec::with_capacity((columns * rows * 3) as usize);
+        for y in (0..rows).map(|y| f64::from(y) / f64::from(scale)) {
+            for x in (0..columns).map(|x| f64::from(x) / f64::from(scale)) {
+                let (dx, dy) = (x - centre[0], y - centre[1]);
                 let (u, v) = ((cos * dx + sin * dy) / radius, (cos * dy - sin * dx) / radius);
                 let colour = if self.shape.contains(u, v) {
                     let texture = self.texture.at(u * self.radius, v * self.radius);
                     std::array::from_fn(|c| 0.45 + 0.5 * texture[c] + self.tint[c])
                 } else {
                     let [px, py] = self.drift.map(|d| d * time);
-                    self.background
-                        .at(f64::from(x) - px, f64::from(y) - py)
-                        .map(|c| 0.05 + 0.45 * c)
+                    self.background.at(x - px, y - py).map(|c| 0.05 + 0.45 * c)
                 };
                 out.extend(colour.map(|c: f64| (c.clamp(0.0, 1.0) * 255.0).round() as u8));
             }
@@ -198,6 +199,18 @@ impl Scene {
 mod tests {
     use super::*;
 
+    #[test]
+    fn larger_clips_show_the_same_scene() {
+        let scene = Scene::draw(3, &mut SampleRng::new(1, 0, 9, 0, Draw::Mix));
+        let (small, large) = (scene.frame(7, 1), scene.frame(7, 3));
+        assert_eq!(large.len(), 9 * small.len());
+        for (n, pixel) in small.chunks_exact(3).enumerate() {
+            let (x, y) = (n % SIZE.width as usize, n / SIZE.width as usize);
+            let at = 9 * (3 * y * SIZE.width as usize + x);
+            assert_eq!(large[at..at + 3], *pixel, "{x}, {y}");
+        }
+    }
+
     /// The frames of "moving left" are those of "moving right" in reverse, all else equal.
     #[test]
     fn opposite_motions_share_their_frames() {
@@ -209,7 +222,7 @@ mod tests {
             };
             let (one, other) = (draw(a), draw(b));
             for t in [0, 5, FRAMES - 1] {
-                assert_eq!(one.frame(t), other.frame(FRAMES - 1 - t), "{a} and {b} at {t}");
+                assert_eq!(one.frame(t, 1), other.frame(FRAMES - 1 - t, 1), "{a} and {b} at {t}");
             }
         }
     }

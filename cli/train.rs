@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use comfy_table::{Table, presets};
 use tubelet_augment::Stage;
 use tubelet_loader::Stats;
 use tubelet_trainer::checkpoint::InitReport;
@@ -174,7 +175,7 @@ pub(crate) struct EvalArgs {
 pub(crate) fn pretrain(args: &PretrainArgs) -> Result<bool> {
     let decoding = args.run.decode.open()?;
     let summary = tubelet_trainer::pretrain(&args.run.options(Stage::Pretrain, &decoding)?)?;
-    decoding.report();
+    decoding.report()?;
     print_run(
         &args.run.out,
         summary.steps,
@@ -199,7 +200,7 @@ pub(crate) fn finetune(args: &FinetuneArgs) -> Result<bool> {
         init: args.init.clone(),
     };
     let summary = fine_tune(&options)?;
-    decoding.report();
+    decoding.report()?;
     if let Some(report) = &summary.init {
         print_init(report);
     }
@@ -223,7 +224,7 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<bool> {
     let decoding = args.decode.open()?;
     let open = args.how.options("val");
     let accuracy = evaluate(&args.run, &args.data, &open, workers, &decoding.makers)?;
-    decoding.report();
+    decoding.report()?;
     if args.json {
         println!("{}", serde_json::to_string(&accuracy)?);
     } else {
@@ -266,22 +267,22 @@ fn print_pace(metrics: &[Metric], gpu: Option<&GpuTimes>) {
     let all = steps.iter().map(|m| m.step_s).sum::<f64>().max(1e-9);
     steps.sort_by(|a, b| a.step_s.total_cmp(&b.step_s));
     let middle = steps[steps.len() / 2];
-    eprintln!(
-        "a step takes {:.1} ms (median after {WARM_UP}): {:.1} rows/s, {:.2} % waiting for data",
-        1e3 * middle.step_s,
-        middle.rows_per_s,
-        100.0 * wait / all
-    );
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    let mut row = |name: &str, value: String| {
+        table.add_row([name.to_owned(), value]);
+    };
+    row("a step", format!("{:.1} ms (median after {WARM_UP})", 1e3 * middle.step_s));
+    row("rows a second", format!("{:.1}", middle.rows_per_s));
+    row("waiting for data", format!("{:.2} % of the time", 100.0 * wait / all));
     if let Some(gpu) = gpu {
-        eprintln!(
-            "copies to the GPU: {}, {:.1} GB/s, {:.0} % of their time behind training; {:.2} ms a step \
-             until a batch is handed over",
-            bytes_text(gpu.copied_bytes),
-            gpu.bandwidth() / 1e9,
-            100.0 * gpu.overlap(),
-            1e3 * gpu.hand_over_s / metrics.len() as f64
-        );
+        let (copied, rate) = (bytes_text(gpu.copied_bytes), gpu.bandwidth() / 1e9);
+        row("copied to the GPU", format!("{copied} at {rate:.1} GB/s"));
+        row("behind training", format!("{:.0} % of the copies' time", 100.0 * gpu.overlap()));
+        let a_step = 1e3 * gpu.hand_over_s / metrics.len() as f64;
+        row("handing over", format!("{a_step:.2} ms a step"));
     }
+    eprintln!("{table}");
 }
 
 fn print_accuracy(accuracy: &Accuracy) {

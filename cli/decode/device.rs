@@ -53,11 +53,11 @@ impl Tally {
         self.reason().clone()
     }
 
-    /// Forgets what was measured before the run.
-    pub(crate) fn reset(&self) {
-        self.device.store(0, Ordering::Relaxed);
-        self.fallen_back.store(0, Ordering::Relaxed);
-        *self.reason() = None;
+    /// Forgets what was measured: the counts and the reason are as they were.
+    pub(crate) fn go_back_to(&self, (device, fallen_back): (u64, u64), reason: Option<String>) {
+        self.device.store(device, Ordering::Relaxed);
+        self.fallen_back.store(fallen_back, Ordering::Relaxed);
+        *self.reason() = reason;
     }
 
     fn reason(&self) -> std::sync::MutexGuard<'_, Option<String>> {
@@ -153,6 +153,7 @@ pub(crate) struct DeviceMaker {
     batch: CropBatch,
     scratch: Scratch,
     pictures: u64,
+    rendered_there: bool,
 }
 
 impl DeviceMaker {
@@ -168,12 +169,18 @@ impl DeviceMaker {
             batch: CropBatch::new(),
             scratch: Scratch::default(),
             pictures: 0,
+            rendered_there: false,
         }
     }
 
     /// Whether the sample that was decoded last is on the device.
     pub(crate) fn is_on_device(&self) -> bool {
         self.frames.is_some()
+    }
+
+    /// Whether the rows that were rendered last were made on the device.
+    pub(crate) fn rendered_there(&self) -> bool {
+        self.rendered_there
     }
 
     fn cropper(&mut self) -> Result<&Cropper, String> {
@@ -337,11 +344,13 @@ impl RowMaker for DeviceMaker {
         sample: &Planned<'_>,
         rows: &mut dyn Rows,
     ) -> Result<(), SampleErrorKind> {
+        self.rendered_there = false;
         let Some(frames) = self.frames.take() else {
             return self.host.render(recipe, sample, rows);
         };
         match self.cut(recipe, sample, &frames, rows) {
             Ok(()) => {
+                self.rendered_there = true;
                 self.device.tally.device.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }

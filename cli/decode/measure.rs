@@ -164,6 +164,9 @@ fn compare(sample: &Ready<'_>, device: &mut DeviceMaker) -> Result<Option<f64>, 
         return Ok(None);
     }
     device.render(recipe, &planned, there).map_err(|e| e.to_string())?;
+    if !device.rendered_there() {
+        return Ok(None);
+    }
     let pixels = |row: &mut OneRow| -> Vec<u8> {
         let views = row.layout.views.len();
         let mut row = row.row(0);

@@ -8,12 +8,12 @@ mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use tubelet_augment::Recipe;
 use tubelet_core::HostMemory;
 use tubelet_formats::{MediaKind, ShardReader};
-use tubelet_gpu::{Gpu, twin};
+use tubelet_gpu::{Gpu, REQUIRE_GPU, twin};
 use tubelet_loader::{HostMakers, RowMaker, RowMakers};
 
 use self::device::{Device, DeviceMaker};
@@ -49,12 +49,15 @@ pub(crate) struct Decoding {
     /// For the loader.
     pub(crate) makers: Arc<dyn RowMakers>,
     device: Option<Arc<Device>>,
+    /// Whether the GPU was asked for by name.
+    named: bool,
 }
 
 impl DecodeArgs {
     /// Finds the GPU where one is asked for. Without one, `auto` says so in a line and goes on.
     pub(crate) fn open(&self) -> Result<Decoding> {
-        let on_host = || Decoding { makers: HostMakers::shared(), device: None };
+        let named = self.decode == DecodeOn::Gpu;
+        let on_host = || Decoding { makers: HostMakers::shared(), device: None, named };
         if self.decode == DecodeOn::Cpu {
             return Ok(on_host());
         }
@@ -68,7 +71,7 @@ impl DecodeArgs {
                     measures: self.decode == DecodeOn::Auto,
                     decided: Mutex::default(),
                 });
-                Ok(Decoding { makers, device: Some(device) })
+                Ok(Decoding { makers, device: Some(device), named })
             }
             Err(reason) if self.decode == DecodeOn::Gpu => {
                 Err(Usage(format!("--decode gpu: {reason}")).into())
@@ -88,17 +91,24 @@ impl DecodeArgs {
 
 impl Decoding {
     /// Says how many samples the GPU decoded, and why others were not, where one was asked.
-    pub(crate) fn report(&self) {
-        let Some(device) = &self.device else { return };
+    ///
+    /// # Errors
+    /// When some were not, although the GPU was named and is required ([`tubelet_gpu::required`]).
+    pub(crate) fn report(&self) -> Result<()> {
+        let Some(device) = &self.device else { return Ok(()) };
         let (there, here) = device.tally.counts();
         if there + here == 0 {
-            return;
+            return Ok(());
         }
         let why = device.tally.first_reason().map(|r| format!(", the first: {r}"));
         eprintln!(
             "decode: {there} samples on the GPU, {here} on the CPU although the GPU was asked{}",
             why.unwrap_or_default()
         );
+        if here > 0 && self.named && tubelet_gpu::required() {
+            bail!("--decode gpu: {here} samples on the CPU, and {REQUIRE_GPU}=1");
+        }
+        Ok(())
     }
 }
 
@@ -130,7 +140,8 @@ impl RowMakers for DeviceMakers {
         recipe: &Recipe,
         workers: usize,
     ) -> Result<(), String> {
-        let mut measured = false;
+        let tally = &self.device.tally;
+        let (counts, reason) = (tally.counts(), tally.first_reason());
         for (kind, name) in KINDS {
             if self.decided().iter().any(|(known, _)| *known == kind) {
                 continue;
@@ -149,13 +160,10 @@ impl RowMakers for DeviceMakers {
                 Err(reason) => Decision::Unable(reason),
                 Ok(()) => measure::measure(&self.device, kind, shards, (recipe, &numbers), workers),
             };
-            measured = true;
             eprintln!("{}", decision.line(name));
             self.decided().push((kind, decision.is_gpu()));
         }
-        if measured {
-            self.device.tally.reset();
-        }
+        tally.go_back_to(counts, reason);
         if !self.decided().is_empty() {
             return Ok(());
         }

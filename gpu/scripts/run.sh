@@ -39,6 +39,7 @@ step() {
 if ! ./gpu-bench --device | tee results/device.txt; then exit 2; fi
 if command -v nvidia-smi >/dev/null; then nvidia-smi | tee -a results/device.txt; fi
 step tests ./gpu-tests --test-threads=1
+if [ -x decode-tests ]; then step decode-tests ./decode-tests --test-threads=1 decode::; fi
 if [ -x trainer-tests ]; then step trainer-tests ./trainer-tests --test-threads=1 feed; fi
 step bench ./gpu-bench
 if [ -x tubelet ]; then
@@ -53,6 +54,15 @@ if [ -x tubelet ]; then
         rm -rf results/run-*
         step train-f32 env RUST_LOG=info "${train[@]}" --out results/run-f32
         step train-bf16 env RUST_LOG=info "${train[@]}" --precision bf16 --out results/run-bf16
+        step train-decode-gpu "${train[@]}" --decode gpu --out results/run-decode-gpu
+        # What costs most in a step: a table by kernel, and one by copy.
+        if command -v nsys >/dev/null; then
+            step profile nsys profile --stats=true --force-overwrite=true --output=results/step \
+                ./tubelet pretrain --recipe videomae-vit-b-k400 --data data/train --device cuda \
+                --precision bf16 --batch-size 16 --max-steps 10 --checkpoint-every 1000 \
+                --set pretrain.train.accumulate=1 --set pretrain.train.warmup_epochs=0 \
+                --out results/run-profile
+        fi
     fi
 fi
 if python3 -c 'import torch' 2>/dev/null; then

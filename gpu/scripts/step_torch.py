@@ -1,11 +1,13 @@
 """Throughput of a VideoMAE ViT-B pre-training step: PyTorch eager, torch.compile, and tubelet.
 
-    python3 step_torch.py [--batch 32] [--data data/train] [--tubelet ./tubelet] [--steps 20]
+    python3 step_torch.py [--batch N] [--data data/train] [--tubelet ./tubelet] [--steps 20]
 
 The same shapes everywhere: clips of 16 x 224 x 224, tubelets of 2 x 16 x 16, 1408 of 1568 tokens hidden,
 encoder 768 x 12, decoder 384 x 4, AdamW on f32 weights, products in bfloat16. PyTorch's steps work on
 random numbers that are on the GPU already. tubelet's are the real thing; the time that it waited for data is
-taken off, and is printed beside it. Prints one line a system and the ratios. Needs torch with CUDA.
+taken off, and is printed beside it. Without --batch it is the largest power of two that a step of tubelet
+fits the GPU's memory with. Prints one line a system and the ratios, and whether tubelet waited less than 2 %
+for data. Needs torch with CUDA.
 """
 
 import argparse
@@ -93,15 +95,38 @@ def torch_step_seconds(batch, steps, compiled):
     return statistics.median(times)
 
 
-def tubelet_steps(arguments):
+def tubelet_command(arguments, batch, steps, run):
+    command = [arguments.tubelet, "pretrain", "--recipe", "videomae-vit-b-k400"]
+    command += ["--data", arguments.data, "--out", str(run), "--device", "cuda"]
+    command += ["--precision", "bf16", "--batch-size", str(batch)]
+    # No checkpoint but the last step's.
+    command += ["--max-steps", str(steps), "--checkpoint-every", "1000000"]
+    for change in ["accumulate=1", "warmup_epochs=0", "epochs=1000"]:
+        command += ["--set", f"pretrain.train.{change}"]
+    return command
+
+
+def largest_batch(arguments):
+    """The largest power of two that fits, and that the data has samples for."""
+    fits = None
+    for batch in (8, 16, 32, 64, 128, 256):
+        with tempfile.TemporaryDirectory() as folder:
+            command = tubelet_command(arguments, batch, 2, Path(folder) / "run")
+            done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            print(f"batch {batch} is too large: {reason}", flush=True)
+            break
+        fits = batch
+    if fits is None:
+        sys.exit("step_torch.py: not even a batch of 8 fits")
+    return fits
+
+
+def tubelet_steps(arguments, batch):
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        command = [arguments.tubelet, "pretrain", "--recipe", "videomae-vit-b-k400"]
-        command += ["--data", arguments.data, "--out", str(run), "--device", "cuda"]
-        command += ["--precision", "bf16", "--batch-size", str(arguments.batch)]
-        command += ["--max-steps", str(WARM_UP + arguments.steps)]
-        for change in ["accumulate=1", "warmup_epochs=0", "epochs=1000"]:
-            command += ["--set", f"pretrain.train.{change}"]
+        command = tubelet_command(arguments, batch, WARM_UP + arguments.steps, run)
         subprocess.run(command, check=True)
         lines = (run / "metrics.jsonl").read_text().splitlines()
         summary = json.loads((run / "summary.json").read_text())
@@ -110,35 +135,38 @@ def tubelet_steps(arguments):
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--data", default="data/train")
-    parser.add_argument("--tubelet", default="./tubelet")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, help="clips of a step [default: the largest that fits]")
+    parser.add_argument("--steps", type=int, default=20, help="steps that are measured [%(default)s]")
+    parser.add_argument("--data", default="data/train", help="clips in Parquet shards [%(default)s]")
+    parser.add_argument("--tubelet", default="./tubelet", help="the program [%(default)s]")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("step_torch.py: torch sees no CUDA device")
     torch.backends.cuda.matmul.allow_tf32 = True
-    batch, rates = arguments.batch, {}
+    batch, rates = arguments.batch or largest_batch(arguments), {}
 
     def show(name, seconds, more=""):
         rates[name] = batch / seconds
         print(f"{name:<16} {1e3 * seconds:8.1f} ms a step {batch / seconds:9.1f} clips/s{more}", flush=True)
 
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, batch {batch}")
-    show("torch eager", torch_step_seconds(batch, arguments.steps, compiled=False))
-    torch.cuda.empty_cache()
-    show("torch.compile", torch_step_seconds(batch, arguments.steps, compiled=True))
-    torch.cuda.empty_cache()
-    steps, gpu = tubelet_steps(arguments)
+    for name, compiled in [("torch eager", False), ("torch.compile", True)]:
+        try:
+            show(name, torch_step_seconds(batch, arguments.steps, compiled))
+        except torch.cuda.OutOfMemoryError:
+            print(f"{name:<16} does not fit the GPU's memory: give a smaller --batch", flush=True)
+        torch.cuda.empty_cache()
+    steps, gpu = tubelet_steps(arguments, batch)
     seconds = statistics.median(s["step_s"] * (1 - s["data_wait"]) for s in steps)
     waited = sum(s["step_s"] * s["data_wait"] for s in steps) / sum(s["step_s"] for s in steps)
-    show("tubelet", seconds, f", {100 * waited:.1f} % waiting for data")
+    goal = "less than 2 %" if waited < 0.02 else "the goal is 2 %"
+    show("tubelet", seconds, f", {100 * waited:.2f} % waiting for data: {goal}")
     if gpu:
         bandwidth = gpu["copied_bytes"] / max(gpu["copy_s"], 1e-9) / 1e9
         overlap = max(0.0, 1 - gpu["hand_over_s"] / max(gpu["copy_s"], 1e-9))
         print(f"copies to the GPU: {bandwidth:.1f} GB/s, {100 * overlap:.0f} % of their time behind training")
-    for name in ["torch eager", "torch.compile"]:
+    for name in rates.keys() - {"tubelet"}:
         print(f"tubelet has {100 * rates['tubelet'] / rates[name]:.0f} % of the throughput of {name}")
 
 

@@ -16,6 +16,15 @@ pub const OLDEST_DRIVER: i32 = 12_000;
 /// Oldest compute capability that is used: 7.0.
 pub const OLDEST_CAPABILITY: u32 = 70;
 
+/// The environment variable that makes it a failure, if it is 1, to do without the GPU what was asked of
+/// it: in tests, and in runs that are there to show that the GPU does it.
+pub const REQUIRE_GPU: &str = "TUBELET_REQUIRE_GPU";
+
+/// Whether [`REQUIRE_GPU`] says so.
+pub fn required() -> bool {
+    std::env::var(REQUIRE_GPU).is_ok_and(|value| value == "1")
+}
+
 /// Why there is no GPU.
 #[derive(Debug, thiserror::Error)]
 pub enum NoGpu {

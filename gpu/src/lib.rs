@@ -25,7 +25,7 @@ pub mod twin;
 #[cfg(test)]
 mod tests;
 
-pub use context::{Gpu, Kernels, NoGpu};
+pub use context::{Gpu, Kernels, NoGpu, REQUIRE_GPU, required};
 pub use crop::{Cropper, CutFrames, Nv12Clip};
 pub use error::GpuError;
 pub use hand_over::{HandOver, Places};

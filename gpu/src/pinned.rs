@@ -137,7 +137,7 @@ pub fn host_memory() -> Box<dyn HostMemory> {
             Box::new(memory)
         }
         Err(reason) => {
-            tracing::info!("slots are on the heap: {reason}");
+            tracing::warn!("slots are on the heap, not page-locked: {reason}");
             Box::new(Heap)
         }
     }

@@ -169,18 +169,33 @@ impl DeviceStage {
         let copied = self.compute.context().new_event(Some(flags));
         let copied = Arc::new(copied.map_err(GpuError::driver("make an event"))?);
         self.copies.wait(&incoming.read).map_err(GpuError::driver("order streams"))?;
-        let timed = sys::CUevent_flags_enum::CU_EVENT_DEFAULT;
-        let start = self.copies.record_event(Some(timed));
-        let start = start.map_err(GpuError::driver("record an event"))?;
+        let now = || {
+            let timed = sys::CUevent_flags_enum::CU_EVENT_DEFAULT;
+            self.copies.record_event(Some(timed)).map_err(GpuError::driver("record an event"))
+        };
+        let start = now()?;
         let pieces = pieces(batch(&slot));
-        let queued = pieces.iter().try_for_each(|piece| self.copy_piece(piece, &incoming.bytes));
-        if let Err(error) = queued.and_then(|()| record(&copied, &self.copies)) {
-            // Even a call that failed may have queued the copy.
-            self.copies.synchronize().map_err(GpuError::driver("wait for a copy"))?;
-            return Err(error);
-        }
-        let crossed = pieces.iter().filter(|piece| !piece.on_device).map(|p| p.bytes.len() as u64);
-        let copy = Copied { start, end: Arc::clone(&copied), bytes: crossed.sum() };
+        let (there, here): (Vec<_>, Vec<_>) = pieces.iter().partition(|piece| piece.on_device);
+        let copy = |pieces: &[&Piece<'_>]| {
+            pieces.iter().try_for_each(|piece| self.copy_piece(piece, &incoming.bytes))
+        };
+        let queue = || {
+            copy(&here)?;
+            let crossed = now()?;
+            copy(&there)?;
+            record(&copied, &self.copies)?;
+            Ok(crossed)
+        };
+        let crossed = match queue() {
+            Ok(crossed) => crossed,
+            Err(error) => {
+                // Even a call that failed may have queued the copy.
+                self.copies.synchronize().map_err(GpuError::driver("wait for a copy"))?;
+                return Err(error);
+            }
+        };
+        let bytes = here.iter().map(|piece| piece.bytes.len() as u64).sum();
+        let copy = Copied { start, crossed, end: Arc::clone(&copied), bytes };
         self.release.when_copied(copy, slot);
         Ok(copied)
     }

@@ -70,25 +70,31 @@ impl Device {
 
     /// What makes the floats of a network's batches, and what hands them over where that is the device
     /// stage. The log tells what is made where, and why not on the device.
+    ///
+    /// # Errors
+    /// When that is not the stage although the GPU is required ([`tubelet_gpu::required`]).
     pub(crate) fn floats(
         self,
         recipe: &Recipe,
         sees: Sees,
         precision: Precision,
-    ) -> (Floats, Option<HandOver>) {
+    ) -> Result<(Floats, Option<HandOver>), TrainError> {
         if self == Self::Cuda {
             match device_stage(recipe, sees, precision) {
                 Ok((stage, hand_over)) => {
                     tracing::info!("pixels and targets are made by kernels on the GPU");
-                    return (Floats::Stage(Box::new(stage)), Some(hand_over));
+                    return Ok((Floats::Stage(Box::new(stage)), Some(hand_over)));
+                }
+                Err(what) if tubelet_gpu::required() => {
+                    return Err(failed(format!("the device stage cannot be used: {what}")));
                 }
                 Err(what) => tracing::info!("the device stage cannot be used: {what}"),
             }
         }
         if self == Self::Cpu {
-            return (Floats::Host, None);
+            return Ok((Floats::Host, None));
         }
-        match OnDevice::new(recipe) {
+        Ok(match OnDevice::new(recipe) {
             Ok(plan) => {
                 tracing::info!("batches cross as bytes; patches and targets are made there");
                 (Floats::Bytes(std::sync::Arc::new(plan)), None)
@@ -97,7 +103,7 @@ impl Device {
                 tracing::info!("floats are made on the host and copied: the recipe has {what}");
                 (Floats::Host, None)
             }
-        }
+        })
     }
 }
 

@@ -158,7 +158,7 @@ impl<B: TrainBackend> Training<'_, B> {
             if options.checkpoint_every > 0 { options.checkpoint_every } else { steps_per_epoch };
         let saves = move |step: u64| step % every == 0 || step == total;
         let (floats, hand_over) =
-            options.device.floats(recipe, objective.sees(), options.precision);
+            options.device.floats(recipe, objective.sees(), options.precision)?;
         let copies = match &floats {
             Floats::Stage(stage) => Some(Arc::clone(stage.copies())),
             Floats::Host | Floats::Bytes(_) => None,

@@ -10,12 +10,14 @@ use crate::{Failure, Outcome, announce, cargo, root, run, target_dir};
 /// Libraries that come with the system everywhere and must be that system's own.
 const SYSTEM_LIBRARIES: &[&str] =
     &["ld-linux", "libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so", "libresolv.so"];
-/// Clips of the data in a bundle, and how little is trained to make them.
+/// Clips of the data in a bundle, 320x256, and how little is trained to make them.
 const DEMO: &[&str] = &[
     "--train",
-    "16",
+    "128",
     "--val",
     "8",
+    "--scale",
+    "4",
     "--set",
     "pretrain.train.epochs=1",
     "--set",
@@ -137,6 +139,10 @@ fn copy_program(wanted: &Wanted) -> Outcome {
     let binary = target_dir().join("release/tubelet");
     copy_stripped(&binary, &out.join("tubelet"))?;
     copy_libraries(&binary, &out.join("lib"))?;
+    let features = wanted.build.iter().map(String::as_str);
+    let which: Vec<&str> = ["--bin", "tubelet"].into_iter().chain(features).collect();
+    let built = test_programs("tubelet", &which)?;
+    copy_stripped(&find(&built, TESTS_OF_PROGRAM)?, &out.join("decode-tests"))?;
     if wanted.trains() {
         let built = test_programs("tubelet-trainer", &["--lib", "--features", "cuda"])?;
         copy_stripped(&find(&built, TESTS_OF_TRAINER)?, &out.join("trainer-tests"))?;
@@ -146,6 +152,7 @@ fn copy_program(wanted: &Wanted) -> Outcome {
 
 /// What names the programs with the unit tests in cargo's JSON.
 const TESTS_OF_GPU: &str = "\"kind\":[\"lib\"],\"crate_types\":[\"lib\"],\"name\":\"tubelet_gpu\"";
+const TESTS_OF_PROGRAM: &str = "\"kind\":[\"bin\"],\"crate_types\":[\"bin\"],\"name\":\"tubelet\"";
 const TESTS_OF_TRAINER: &str =
     "\"kind\":[\"lib\"],\"crate_types\":[\"lib\"],\"name\":\"tubelet_trainer\"";
 

@@ -16,7 +16,8 @@ Usage: cargo xtask <command> [--no-install] [arguments]
   setup   install the system packages that the build needs
   demo    set up, build, run `tubelet demo`; further arguments go to it
   test    set up, then format check, clippy, tests and documentation;
-          --gpu-compile fetches NVRTC and has it compile every kernel for sm_80, sm_90, sm_100
+          --gpu-compile fetches NVRTC and has it compile every kernel for sm_80, sm_90, sm_100,
+          and checks training on CUDA
   gpu-bundle [--out DIR] [--without cuda,ffmpeg] [build arguments]
           a folder with all that a GPU machine without a network needs, see gpu/README.md;
           without cuda: NVRTC, nvJPEG and headers are that machine's; without ffmpeg: device tests
@@ -148,6 +149,10 @@ fn test(arguments: &[String], install: bool) -> Outcome {
     run(cargo("fmt").args(["--all", "--check"]))?;
     let clippy = ["--release", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
     run(cargo("clippy").args(clippy))?;
+    if nvrtc.is_some() {
+        let cuda = ["--release", "-p", "tubelet-trainer", "--features", "cuda", "--all-targets"];
+        run(cargo("clippy").args(cuda).args(["--quiet", "--", "-D", "warnings"]))?;
+    }
     run(cargo("doc")
         .args(["--release", "--workspace", "--no-deps", "--quiet", "--document-private-items"])
         .env("RUSTDOCFLAGS", "-D warnings"))?;

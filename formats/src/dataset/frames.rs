@@ -24,6 +24,7 @@ pub(super) fn looks_like(root: &Path, split: &str) -> bool {
 }
 
 /// Lists the folders below the split's folder in `root`, or below `root` where it has none of splits.
+/// The class folders of the other splits count too, so that all number them alike.
 pub(super) fn list(root: &Path, split: &str) -> Result<Listing, FormatError> {
     let base = splits::folder(root, split)?;
     let mut folders = Vec::new();
@@ -33,8 +34,11 @@ pub(super) fn list(root: &Path, split: &str) -> Result<Listing, FormatError> {
         let first = relative.components().next()?.as_os_str().to_string_lossy().into_owned();
         (relative.components().count() > 1).then_some(first)
     };
-    let classes: Vec<String> =
-        folders.iter().filter_map(|f| class_of(f)).collect::<BTreeSet<_>>().into_iter().collect();
+    let mut found: BTreeSet<String> = folders.iter().filter_map(|f| class_of(f)).collect();
+    if base != root && !found.is_empty() {
+        found.extend(splits::folders_of_others(root, &base)?);
+    }
+    let classes: Vec<String> = found.into_iter().collect();
     let mut listing = Listing::default();
     for folder in folders {
         let label = class_of(&folder).and_then(|c| classes.binary_search(&c).ok());

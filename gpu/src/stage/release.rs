@@ -17,7 +17,7 @@ pub struct CopyClock {
 }
 
 impl CopyClock {
-    /// Bytes copied, and the seconds that the device was copying them.
+    /// Bytes copied from the host, and the seconds that the device was copying them.
     pub fn read(&self) -> (u64, f64) {
         let nanoseconds = self.nanoseconds.load(Ordering::Relaxed);
         (self.bytes.load(Ordering::Relaxed), nanoseconds as f64 / 1e9)
@@ -25,17 +25,19 @@ impl CopyClock {
 
     /// Counts a copy that has ended.
     fn add(&self, copy: &Copied) {
-        if let Ok(ms) = copy.start.elapsed_ms(&copy.end) {
+        if let Ok(ms) = copy.start.elapsed_ms(&copy.crossed) {
             self.bytes.fetch_add(copy.bytes, Ordering::Relaxed);
             self.nanoseconds.fetch_add((f64::from(ms) * 1e6) as u64, Ordering::Relaxed);
         }
     }
 }
 
-/// A copy on its way: events before and after it.
+/// A copy on its way: events before it, behind what comes from the host, and behind all of it.
 pub(super) struct Copied {
     pub(super) start: CudaEvent,
+    pub(super) crossed: CudaEvent,
     pub(super) end: Arc<CudaEvent>,
+    /// From the host.
     pub(super) bytes: u64,
 }
 

@@ -10,7 +10,7 @@ use crate::context::{Gpu, Kernels};
 use crate::kernels::{Address, Launch};
 use crate::memory::{DeviceBuffer, DeviceMemory};
 
-use super::skip::{REQUIRE_GPU, or_skip};
+use super::skip::or_skip;
 
 /// Bytes around every buffer on the host that must stay as they are.
 const GUARD: usize = 64;
@@ -32,7 +32,7 @@ pub(super) enum Buffer {
 
 /// The GPU, `None` where there is none and that is allowed.
 pub(super) fn gpu() -> Option<Gpu> {
-    or_skip("GPU", REQUIRE_GPU, Gpu::probe())
+    or_skip("GPU", crate::REQUIRE_GPU, Gpu::probe())
 }
 
 /// Runs `body` on each device there is.

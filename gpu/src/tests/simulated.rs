@@ -31,7 +31,7 @@ fn command(folder: &Path, filter: &str, failure: &str) -> Command {
 
 #[test]
 fn the_stage_keeps_its_order_on_streams_that_dawdle() {
-    if std::env::var("TUBELET_REQUIRE_GPU").is_ok() {
+    if std::env::var(crate::REQUIRE_GPU).is_ok() {
         return; // A real device, or the simulation itself.
     }
     let folder = tempfile::tempdir().expect("a folder");

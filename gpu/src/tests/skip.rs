@@ -2,9 +2,6 @@
 
 use std::fmt::Display;
 
-/// Set to 1, a missing GPU is a failure.
-pub(crate) const REQUIRE_GPU: &str = "TUBELET_REQUIRE_GPU";
-
 /// What was `found`; `None`, said so, where it was not and `variable` does not make that a failure.
 pub(crate) fn or_skip<T, E: Display>(what: &str, variable: &str, found: Result<T, E>) -> Option<T> {
     let reason = match found {

@@ -16,7 +16,7 @@ mod skip;
 
 /// The GPU, `None` where there is none and that is allowed.
 pub(super) fn gpu() -> Option<Gpu> {
-    skip::or_skip("GPU", skip::REQUIRE_GPU, Gpu::probe())
+    skip::or_skip("GPU", tubelet_gpu::REQUIRE_GPU, Gpu::probe())
 }
 
 /// Stage `stage` of the built-in recipe `name`, with changes.

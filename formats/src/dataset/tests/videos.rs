@@ -53,6 +53,14 @@ fn a_folder_of_frames_is_a_video_with_the_pixels_of_its_files() {
     assert_eq!(detected(root.path(), "train"), Layout::Frames);
     let reader = opened(root.path(), &of_split("train"));
     assert_eq!(videos(reader.as_ref()), ["train/archery/v1 archery 9", "train/zumba/v2 zumba 8"]);
+    // Classes of other splits are numbered with them.
+    frames(&root.path().join("val/baking/v3"), usual, 8);
+    for split in ["train", "val"] {
+        let reader = opened(root.path(), &of_split(split));
+        assert_eq!(reader.classes(), ["archery", "baking", "zumba"], "{split}");
+    }
+    let reader = opened(root.path(), &of_split("train"));
+    assert_eq!(videos(reader.as_ref()), ["train/archery/v1 archery 9", "train/zumba/v2 zumba 8"]);
 
     let packed = samples(reader.as_ref()).remove(0).2;
     let (mut decoder, mut clip, mut picture) = (decoder(), Clip::new(), Clip::new());

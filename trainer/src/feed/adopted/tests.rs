@@ -2,12 +2,18 @@
 //! `gpu/src/kernels/host`, from which the processor's back end fetches them.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::backend::{Autodiff, Flex};
 use tubelet_augment::{HostStage, Stage};
-use tubelet_gpu::{DeviceStage, HandOver};
+use tubelet_core::{Heap, HostMemory, Size};
+use tubelet_formats::encode::encode_jpeg;
+use tubelet_formats::{OpenOptions, open};
+use tubelet_gpu::{DeviceStage, HandOver, PinnedMemory};
+use tubelet_loader::{Cursor, Loader, LoaderConfig};
 
 use super::super::testing::{MadeUp, close, gpu, recipe};
+use super::super::{Fed, Feed, Floats};
 use super::*;
 use crate::device::{Sees, stage_plan};
 use crate::params::Precision;
@@ -74,16 +80,60 @@ fn adopted_batches_are_the_hosts() {
     }
 }
 
+/// Batches of a loader that go through a feed and the stage, one of them made on the host as well.
+#[test]
+fn adopted_batches_are_the_hosts_from_a_feed() {
+    let simulated = std::env::var_os(SIMULATED).is_some();
+    let Some(gpu) = gpu().filter(|_| simulated || cfg!(feature = "cuda")) else { return };
+    let root = tempfile::tempdir().expect("a folder");
+    for n in 0..8u8 {
+        let size = Size::new(64, 48);
+        let pixels: Vec<u8> = (0..3 * size.area()).map(|i| (i * 7 % 251) as u8 ^ n).collect();
+        let file = encode_jpeg(&pixels, size, 90).expect("encodes");
+        std::fs::write(root.path().join(format!("{n}.jpg")), file).expect("writes");
+    }
+    let recipe = Arc::new(recipe("mae-tiny", Stage::Pretrain, &["pretrain.batch_size=4"]));
+    let feed = |floats: Floats, memory: &dyn HostMemory| {
+        let shards = open(root.path(), &OpenOptions::default()).expect("opens");
+        let config = LoaderConfig { workers: 2, ..LoaderConfig::default() };
+        let loader = Loader::new(shards, Arc::clone(&recipe), memory, config).expect("a loader");
+        let batches = loader.batches(Cursor::default()).expect("starts");
+        Feed::new(batches, &recipe, floats, |number| number == 1).expect("a thread")
+    };
+    let mut host = feed(Floats::Host, &Heap);
+    let plan = stage_plan(&recipe, Sees::Visible, Precision::F32).expect("can be done");
+    let stage = DeviceStage::new(&gpu, plan).expect("a stage");
+    let mut device = feed(Floats::Stage(Box::new(stage)), &PinnedMemory::new(&gpu));
+    for number in 0..4 {
+        let want = host.next_batch().expect("loads").expect("endless");
+        let mut got = device.next_batch().expect("loads").expect("endless");
+        assert_eq!(got.cursor, want.cursor);
+        let Fed::Stage(made) = std::mem::replace(&mut got.floats, Fed::Taken) else {
+            panic!("batch {number} is not of the stage");
+        };
+        let targets: Vec<f32> = made.batch.first.targets.buffer().to_vec().expect("copies");
+        let far = |(a, b): (&f32, &f32)| (a - b).abs() > 1e-5;
+        assert_eq!(targets.len(), want.tensors.targets.len());
+        assert!(!targets.iter().zip(&want.tensors.targets).any(far), "batch {number}");
+        assert_eq!(got.tensors.visible, want.tensors.visible);
+        if number == 1 {
+            assert_eq!(got.tensors.pixels, want.tensors.pixels, "is shown");
+        }
+        device.give_back(got);
+        host.give_back(want);
+    }
+}
+
 /// The same once more in a process that finds the simulation where it looks for CUDA.
 #[cfg(target_env = "gnu")]
 #[test]
 fn adopted_batches_are_the_hosts_on_the_simulated_driver() {
-    if std::env::var("TUBELET_REQUIRE_GPU").is_ok() {
+    if std::env::var(tubelet_gpu::REQUIRE_GPU).is_ok() {
         return; // A real device, or the simulation itself.
     }
     let folder = tempfile::tempdir().expect("a folder");
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gpu/src/kernels/host");
     simulation::build(&sources, folder.path());
     let ran = simulation::command(folder.path(), "adopted_batches_are_the_hosts").output();
-    simulation::expect_passed(&ran.expect("runs"), 2);
+    simulation::expect_passed(&ran.expect("runs"), 3);
 }

@@ -1,12 +1,13 @@
 //! From batches to tensors: the only module that knows both Burn and slots.
 //!
 //! The float stage runs on a thread of its own, one batch ahead of the training step: on the host, or on
-//! the GPU by kernels, whose tensors a step takes over ([`crate::device::TrainBackend`]). On other
+//! the GPU by kernels, whose tensors a step takes over ([`TrainBackend`]). On other
 //! devices batches cross as bytes where the recipe allows it ([`OnDevice`]).
 
 #[cfg(feature = "cuda")]
 pub(crate) mod adopt;
 mod adopted;
+mod backend;
 mod on_device;
 #[cfg(test)]
 mod testing;
@@ -26,6 +27,8 @@ use crate::error::{TrainError, TrainErrorKind};
 use crate::model::{Geometry, MaskedTokens, patchify, patchify_rows};
 
 pub use adopted::Adopted;
+pub use backend::TrainBackend;
+pub(crate) use backend::device_stage;
 pub use on_device::{DeviceBatch, OnDevice};
 
 /// What makes the floats of batches.

@@ -12,10 +12,10 @@ use tubelet_loader::{Cursor, Order, Stats};
 
 use crate::checkpoint::{self, InitReport, State};
 use crate::config::{Family, ModelConfig, TrainConfig};
-use crate::device::{Sees, TrainBackend, on_device};
+use crate::device::{Sees, on_device};
 use crate::error::{TrainError, TrainErrorKind};
 use crate::evaluate::{Accuracy, evaluate_params};
-use crate::feed::{Source, matrix};
+use crate::feed::{Source, TrainBackend, matrix};
 use crate::init;
 use crate::layer_decay::LayerDecay;
 use crate::learner::{Learner, Objective};

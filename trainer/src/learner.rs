@@ -8,10 +8,10 @@ use tubelet_augment::HostTensors;
 use tubelet_gpu::HandOver;
 
 use crate::config::TrainConfig;
-use crate::device::{Sees, TrainBackend};
+use crate::device::Sees;
 use crate::ema::Ema;
 use crate::error::{TrainError, TrainErrorKind};
-use crate::feed::{Adopted, DeviceBatch, Fed, FedBatch, Source};
+use crate::feed::{Adopted, DeviceBatch, Fed, FedBatch, Source, TrainBackend};
 use crate::optim::{Algorithm, Group, Optimizer, clip_by, exempt_by_shape, norm, squares};
 use crate::params::{Gradients, Params, values};
 use crate::schedule::Schedule;

@@ -9,10 +9,10 @@ use tubelet_loader::{Cursor, Order, Stats};
 
 use crate::checkpoint::{self, State};
 use crate::config::{ModelConfig, Pretraining, TrainConfig};
-use crate::device::{Sees, TrainBackend, on_device};
+use crate::device::{Sees, on_device};
 use crate::error::TrainError;
 use crate::evaluate::Accuracy;
-use crate::feed::Source;
+use crate::feed::{Source, TrainBackend};
 use crate::init;
 use crate::learner::{Learner, Objective};
 use crate::loss::mse;

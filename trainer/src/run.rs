@@ -11,10 +11,10 @@ use tubelet_augment::{HostTensors, Recipe, RecipeFile};
 use tubelet_formats::{OpenOptions, ShardReader, open};
 use tubelet_loader::{Batches, Cursor, Loader, LoaderConfig, LoaderError, Order, RowMakers, Stats};
 
-use crate::device::{Device, TrainBackend};
+use crate::device::Device;
 use crate::error::{TrainError, TrainErrorKind};
 use crate::evaluate::Accuracy;
-use crate::feed::{Feed, Floats};
+use crate::feed::{Feed, Floats, TrainBackend};
 use crate::learner::{Learner, Objective, Step};
 use crate::params::Precision;
 

@@ -10,7 +10,8 @@ use burn::tensor::backend::Backend;
 use tubelet_gpu::kernels::Address;
 use tubelet_gpu::{DeviceTensor, DeviceTensors, Gpu, HandOver, Places};
 
-use crate::device::{TrainBackend, dtype, elements, failed};
+use super::backend::{TrainBackend, dtype, elements};
+use crate::device::failed;
 use crate::error::TrainError;
 
 impl TrainBackend for Autodiff<Cuda> {

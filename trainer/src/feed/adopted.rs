@@ -6,7 +6,7 @@ use tubelet_augment::HostTensors;
 use tubelet_gpu::{DeviceTensors, HandOver};
 
 use super::Source;
-use crate::device::TrainBackend;
+use super::TrainBackend;
 use crate::error::TrainError;
 use crate::model::{Geometry, MaskedTokens};
 use crate::nn::select_rows;

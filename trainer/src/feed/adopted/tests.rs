@@ -12,10 +12,11 @@ use tubelet_formats::{OpenOptions, open};
 use tubelet_gpu::{DeviceStage, HandOver, PinnedMemory};
 use tubelet_loader::{Cursor, Loader, LoaderConfig};
 
+use super::super::backend::stage_plan;
 use super::super::testing::{MadeUp, close, gpu, recipe};
 use super::super::{Fed, Feed, Floats};
 use super::*;
-use crate::device::{Sees, stage_plan};
+use crate::device::Sees;
 use crate::params::Precision;
 use simulation::SIMULATED;
 

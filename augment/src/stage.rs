@@ -129,6 +129,9 @@ impl HostStage {
     }
 
     /// The floats of `batch`, mixed where the recipe says so and the batch has its key.
+    ///
+    /// # Panics
+    /// When pixels of the batch are elsewhere ([`BatchRef::is_elsewhere`]).
     pub fn run(&self, batch: BatchRef<'_>) -> HostTensors {
         let mut out = HostTensors::default();
         self.run_into(batch, &mut out);
@@ -137,6 +140,9 @@ impl HostStage {
 
     /// As [`Self::run`], in the memory that `out` has: of a batch of the same shape as the one before
     /// nothing is allocated.
+    ///
+    /// # Panics
+    /// As [`Self::run`].
     pub fn run_into(&self, batch: BatchRef<'_>, out: &mut HostTensors) {
         self.floats_into(batch, out);
         if let Some(key) = batch.key() {

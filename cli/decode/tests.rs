@@ -195,8 +195,6 @@ fn rows_made_on_a_device_are_near_the_hosts() {
     if std::env::var_os(simulation::SIMULATED).is_some() {
         return;
     }
-    let Some(gpu) = skip::or_skip("GPU", REQUIRE_GPU, Gpu::probe()) else { return };
-    let device = Arc::new(Device::new(gpu).expect("a device"));
     for (recipe, kind, least) in
         [("videomae-tiny", MediaKind::Video, f64::INFINITY), ("mae-tiny", MediaKind::Jpeg, 45.0)]
     {
@@ -206,10 +204,13 @@ fn rows_made_on_a_device_are_near_the_hosts() {
         } else {
             pictures(root.path())
         }
+        let here = batches_of(recipe, root.path(), HostMakers::shared(), &Heap);
+        assert_eq!(here.len(), BATCHES);
+        let Some(gpu) = skip::or_skip("GPU", REQUIRE_GPU, Gpu::probe()) else { continue };
+        let device = Arc::new(Device::new(gpu).expect("a device"));
         let makers = makers(&device, Some(kind), false);
         let memory = makers.memory().expect("has places");
         let there = batches_of(recipe, root.path(), makers, memory.as_ref());
-        let here = batches_of(recipe, root.path(), HostMakers::shared(), &Heap);
         for (there, here) in there.into_iter().zip(here) {
             let agreement = psnr(&pixels(there), &pixels(here));
             assert!(agreement >= least, "{recipe}: {agreement} dB");

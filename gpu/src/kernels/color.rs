@@ -10,7 +10,7 @@ use crate::error::GpuError;
 /// Threads of a block; the kernel's sums have room for as many warps.
 const THREADS: u32 = 256;
 
-/// One change of colour (torchvision's functions on tensors): a blend
+/// One change of colour (torchvision's functions on tensors): but for the hue, a blend
 /// factor · pixel + (1 − factor) · other, kept in 0..1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Change {
@@ -20,25 +20,27 @@ pub enum Change {
     Contrast(f32),
     /// The other picture is the frame in grey.
     Saturation(f32),
+    /// Turns the hue by this share of the circle, −0.5 to 0.5.
+    Hue(f32),
 }
 
 /// The changes of one row: copied to the device as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 pub struct ColorRow {
-    change: [u32; 3],
-    factor: [f32; 3],
+    change: [u32; 4],
+    factor: [f32; 4],
 }
 
 impl ColorRow {
-    /// At most three changes, in order, the same in every frame.
+    /// At most four changes, in order, the same in every frame.
     ///
     /// # Errors
-    /// When there are more, or a factor is negative or not finite.
+    /// When there are more, a factor is negative or not finite, or a turn is more than half the circle.
     pub fn new(changes: &[Change]) -> Result<Self, GpuError> {
         let mut row = Self::default();
         if changes.len() > row.change.len() {
-            let valid = "a row has at most three";
+            let valid = "a row has at most four";
             return Err(GpuError::shape("colour changes", changes.len(), valid));
         }
         for (n, change) in changes.iter().enumerate() {
@@ -46,9 +48,11 @@ impl ColorRow {
                 Change::Brightness(factor) => (1, factor),
                 Change::Contrast(factor) => (2, factor),
                 Change::Saturation(factor) => (3, factor),
+                Change::Hue(turn) => (4, turn),
             };
-            if !(row.factor[n].is_finite() && row.factor[n] >= 0.0) {
-                let valid = "factors are 0 or larger";
+            let range = if row.change[n] == 4 { -0.5..=0.5 } else { 0.0..=f32::MAX };
+            if !range.contains(&row.factor[n]) {
+                let valid = "factors are 0 or larger, turns of the hue -0.5 to 0.5";
                 return Err(GpuError::shape("colour change", format!("{change:?}"), valid));
             }
         }

@@ -203,6 +203,11 @@ fn host_change(frame: &mut [Vec<f32>; 3], change: Change) {
     let mean = (0..area).map(|i| f64::from(gray(frame, i))).sum::<f64>() / area as f64;
     for i in 0..area {
         let (factor, other) = match change {
+            Change::Hue(turn) => {
+                let turned = turned([0, 1, 2].map(|c| f64::from(frame[c][i])), f64::from(turn));
+                (0..3).for_each(|c| frame[c][i] = turned[c] as f32);
+                continue;
+            }
             Change::Brightness(f) => (f, 0.0),
             Change::Contrast(f) => (f, mean as f32),
             Change::Saturation(f) => (f, gray(frame, i)),
@@ -211,6 +216,29 @@ fn host_change(frame: &mut [Vec<f32>; 3], change: Change) {
             channel[i] = (channel[i] * factor + other * (1.0 - factor)).clamp(0.0, 1.0);
         }
     }
+}
+
+/// RGB with its hue turned, by the formula that needs no sectors: channel n of a hue h in sixths is
+/// v − v s · clamp(min(k, 4 − k), 0, 1) with k = (n + h) mod 6 for n of 5, 3 and 1.
+fn turned(rgb: [f64; 3], turn: f64) -> [f64; 3] {
+    let [r, g, b] = rgb;
+    let (most, least) = (r.max(g).max(b), r.min(g).min(b));
+    if most == least {
+        return rgb;
+    }
+    let range = most - least;
+    let hue = if most == r {
+        (g - b) / range
+    } else if most == g {
+        (b - r) / range + 2.0
+    } else {
+        (r - g) / range + 4.0
+    };
+    let hue = hue + 6.0 * turn;
+    [5.0, 3.0, 1.0].map(|n: f64| {
+        let k = (n + hue).rem_euclid(6.0);
+        most - range * k.min(4.0 - k).clamp(0.0, 1.0)
+    })
 }
 
 fn host_color(values: &[f32], rows: &[Vec<Change>]) -> Vec<f32> {
@@ -242,6 +270,13 @@ fn colours_change_as_in_torchvision() {
         vec![],
         vec![Change::Contrast(1.4), Change::Contrast(0.0)],
         vec![Change::Saturation(0.0), Change::Brightness(0.6)],
+        vec![
+            Change::Brightness(0.8),
+            Change::Hue(0.1),
+            Change::Contrast(1.2),
+            Change::Saturation(1.4),
+        ],
+        vec![Change::Hue(-0.37), Change::Saturation(0.0), Change::Hue(0.5)],
     ];
     let input = bytes(51, rows.len() * row_values());
     let mut values = vec![0.0; input.len()];
@@ -263,7 +298,9 @@ fn colours_change_as_in_torchvision() {
 
 #[test]
 fn impossible_changes_are_refused() {
-    assert!(ColorRow::new(&[Change::Contrast(1.0); 4]).is_err());
+    assert!(ColorRow::new(&[Change::Contrast(1.0); 5]).is_err());
+    assert!(ColorRow::new(&[Change::Hue(0.51)]).is_err());
+    assert!(ColorRow::new(&[Change::Hue(f32::NAN)]).is_err());
     assert!(ColorRow::new(&[Change::Contrast(-0.1)]).is_err());
     assert!(ColorRow::new(&[Change::Brightness(f32::NAN)]).is_err());
 }

@@ -29,14 +29,12 @@ DEVICE void turn_hue(float turn, float* rgb) {
     float most = fmaxf(rgb[0], fmaxf(rgb[1], rgb[2]));
     float range = most - fminf(rgb[0], fminf(rgb[1], rgb[2]));
     if (range == 0.0f) return;
-    float share = range / most;
     float r = (most - rgb[0]) / range, g = (most - rgb[1]) / range, b = (most - rgb[2]) / range;
     float sector = rgb[0] == most ? b - g : rgb[1] == most ? 2.0f + r - b : 4.0f + g - r;
     float hue = sector / 6.0f + 1.0f + turn;
     hue = (hue - floorf(hue)) * 6.0f;
     float whole = floorf(hue), rest = hue - whole;
-    float p = most * (1.0f - share);
-    float q = most * (1.0f - share * rest), t = most * (1.0f - share * (1.0f - rest));
+    float p = most - range, q = most - range * rest, t = most - range * (1.0f - rest);
     int at = (int)whole % 6;
     rgb[0] = at == 0 || at == 5 ? most : at == 1 ? q : at == 4 ? t : p;
     rgb[1] = at == 1 || at == 2 ? most : at == 3 ? q : at == 0 ? t : p;

@@ -25,7 +25,7 @@ pub(crate) struct Device {
     kernels: Arc<Kernels>,
     /// Or why there is none.
     jpeg: Result<JpegService, String>,
-    pub(crate) tally: Tally,
+    pub(crate) tally: Arc<Tally>,
 }
 
 /// How many samples were decoded where.
@@ -53,13 +53,6 @@ impl Tally {
         self.reason().clone()
     }
 
-    /// Forgets what was measured: the counts and the reason are as they were.
-    pub(crate) fn go_back_to(&self, (device, fallen_back): (u64, u64), reason: Option<String>) {
-        self.device.store(device, Ordering::Relaxed);
-        self.fallen_back.store(fallen_back, Ordering::Relaxed);
-        *self.reason() = reason;
-    }
-
     fn reason(&self) -> std::sync::MutexGuard<'_, Option<String>> {
         self.first_reason.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -70,7 +63,7 @@ impl Device {
     pub(crate) fn new(gpu: Gpu) -> Result<Self, tubelet_gpu::GpuError> {
         let kernels = Arc::new(Kernels::load(&gpu)?);
         let jpeg = JpegService::start(&gpu).map_err(|e| e.to_string());
-        Ok(Self { gpu, kernels, jpeg, tally: Tally::default() })
+        Ok(Self { gpu, kernels, jpeg, tally: Arc::default() })
     }
 
     /// Memory for slots with a place on the device each.
@@ -141,6 +134,7 @@ impl Frames {
 /// Makes rows on the device where it may and can, else on the host.
 pub(crate) struct DeviceMaker {
     device: Arc<Device>,
+    tally: Arc<Tally>,
     /// Kinds of media that go to the device.
     kinds: Vec<MediaKind>,
     host: HostMaker,
@@ -157,9 +151,11 @@ pub(crate) struct DeviceMaker {
 }
 
 impl DeviceMaker {
-    pub(crate) fn new(device: &Arc<Device>, kinds: Vec<MediaKind>) -> Self {
+    /// A maker whose samples are counted by `tally`.
+    pub(crate) fn new(device: &Arc<Device>, kinds: Vec<MediaKind>, tally: &Arc<Tally>) -> Self {
         Self {
             device: Arc::clone(device),
+            tally: Arc::clone(tally),
             kinds,
             host: HostMaker::default(),
             headers: jpeg::JpegDecoder::new(),
@@ -171,11 +167,6 @@ impl DeviceMaker {
             pictures: 0,
             rendered_there: false,
         }
-    }
-
-    /// Whether the sample that was decoded last is on the device.
-    pub(crate) fn is_on_device(&self) -> bool {
-        self.frames.is_some()
     }
 
     /// Whether the rows that were rendered last were made on the device.
@@ -332,7 +323,7 @@ impl RowMaker for DeviceMaker {
                 Ok(())
             }
             Err(reason) => {
-                self.device.tally.fell_back(reason);
+                self.tally.fell_back(reason);
                 self.host.decode(recipe, sample)
             }
         }
@@ -351,11 +342,11 @@ impl RowMaker for DeviceMaker {
         match self.cut(recipe, sample, &frames, rows) {
             Ok(()) => {
                 self.rendered_there = true;
-                self.device.tally.device.fetch_add(1, Ordering::Relaxed);
+                self.tally.device.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
             Err(reason) => {
-                self.device.tally.fell_back(reason);
+                self.tally.fell_back(reason);
                 self.host.decode(recipe, sample)?;
                 self.host.render(recipe, sample, rows)
             }

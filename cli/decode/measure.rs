@@ -102,12 +102,14 @@ pub(super) fn measure(
     let mut host = HostMaker::default();
     let ready = |n: &usize| prepare(shards, recipe, *n, &mut host);
     let samples: Vec<Ready<'_>> = numbers.iter().filter_map(ready).collect();
-    let on_device = || DeviceMaker::new(device, vec![kind]);
+    // What is measured is not counted as the run's.
+    let tally = Arc::default();
+    let on_device = || DeviceMaker::new(device, vec![kind], &tally);
     let compared = samples.iter().find_map(|s| compare(s, &mut on_device()).transpose());
     let agreement = match compared {
         None => {
             let unread = || "no sample could be read".to_owned();
-            let reason = device.tally.first_reason().unwrap_or_else(unread);
+            let reason = tally.first_reason().unwrap_or_else(unread);
             let count = samples.len();
             return Decision::Unable(format!("the GPU decodes none of {count} samples: {reason}"));
         }
@@ -160,7 +162,7 @@ fn compare(sample: &Ready<'_>, device: &mut DeviceMaker) -> Result<Option<f64>, 
     let mut host = HostMaker::default();
     let [here, there] = &mut rows;
     let made = host.decode(recipe, &planned).and_then(|()| host.render(recipe, &planned, here));
-    if made.is_err() || device.decode(recipe, &planned).is_err() || !device.is_on_device() {
+    if made.is_err() || device.decode(recipe, &planned).is_err() {
         return Ok(None);
     }
     device.render(recipe, &planned, there).map_err(|e| e.to_string())?;

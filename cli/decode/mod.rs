@@ -140,8 +140,6 @@ impl RowMakers for DeviceMakers {
         recipe: &Recipe,
         workers: usize,
     ) -> Result<(), String> {
-        let tally = &self.device.tally;
-        let (counts, reason) = (tally.counts(), tally.first_reason());
         for (kind, name) in KINDS {
             if self.decided().iter().any(|(known, _)| *known == kind) {
                 continue;
@@ -163,7 +161,6 @@ impl RowMakers for DeviceMakers {
             eprintln!("{}", decision.line(name));
             self.decided().push((kind, decision.is_gpu()));
         }
-        tally.go_back_to(counts, reason);
         if !self.decided().is_empty() {
             return Ok(());
         }
@@ -187,6 +184,6 @@ impl RowMakers for DeviceMakers {
     fn maker(&self) -> Box<dyn RowMaker> {
         let chosen = |(kind, on_device): &(MediaKind, bool)| on_device.then_some(*kind);
         let kinds = self.decided().iter().filter_map(chosen).collect();
-        Box::new(DeviceMaker::new(&self.device, kinds))
+        Box::new(DeviceMaker::new(&self.device, kinds, &self.device.tally))
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use comfy_table::{Table, presets};
+use comfy_table::Table;
 use serde_json::{Value, json};
 use tubelet_augment::{HostStage, HostTensors, Recipe, Stage};
 use tubelet_core::{Heap, HostMemory};
@@ -15,7 +15,7 @@ use tubelet_loader::{
     Batch, Batches, BucketReport, Cursor, Loader, LoaderConfig, Order, RowMakers, Stats,
 };
 
-use crate::common::{DataArgs, RecipeArgs, Usage, bytes_text, default_workers};
+use crate::common::{DataArgs, RecipeArgs, Usage, bare_table, bytes_text, default_workers};
 use crate::decode::DecodeArgs;
 
 /// How far a batch goes.
@@ -260,8 +260,7 @@ fn report(args: &BenchArgs, measured: &Measured, batch_size: u32, workers: usize
 fn table(measured: &Measured, report: &Value) -> Table {
     let number = |key: &str| report[key].as_f64().unwrap_or(0.0);
     let Measured { seconds, stats, .. } = measured;
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    let mut table = bare_table();
     let mut row = |name: &str, value: String| {
         table.add_row([name.to_owned(), value]);
     };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use comfy_table::{Table, presets};
 use tubelet_augment::{Recipe, RecipeError, RecipeFile, Stage, builtin};
 use tubelet_formats::dataset::Layout;
 use tubelet_formats::error::FormatErrorKind;
@@ -239,6 +240,13 @@ pub(crate) fn recipe_file(name: &str, overrides: &[String]) -> Result<RecipeFile
 /// Worker threads where the command line has none.
 pub(crate) fn default_workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A table without lines.
+pub(crate) fn bare_table() -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table
 }
 
 /// `1234567` bytes as `1.2 MB`.

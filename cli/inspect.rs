@@ -2,12 +2,12 @@
 
 use anyhow::{Result, bail};
 use clap::Args;
-use comfy_table::{Table, presets};
+use comfy_table::Table;
 use tubelet_augment::Stage;
 use tubelet_core::{MediaInfo, SampleId, SampleKey};
 use tubelet_formats::{Record, ShardReader, decoder, layout};
 
-use crate::common::{DataArgs, Usage, bytes_text, recipe_file};
+use crate::common::{DataArgs, Usage, bare_table, bytes_text, recipe_file};
 
 #[derive(Args)]
 pub(crate) struct InspectArgs {
@@ -67,8 +67,7 @@ fn data_set(args: &InspectArgs, shards: &dyn ShardReader) -> Result<Table> {
             frames += u64::from(info.frames);
         }
     }
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    let mut table = bare_table();
     let mut row = |name: &str, value: String| {
         table.add_row([name.to_owned(), value]);
     };
@@ -133,8 +132,7 @@ fn sample_table(shards: &dyn ShardReader, record: &Record, info: &MediaInfo, byt
     if info.keyframes.len() > 12 {
         keys.push(format!("… {} in all", info.keyframes.len()));
     }
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    let mut table = bare_table();
     table.add_row(["sample".to_owned(), record.id.to_string()]);
     table.add_row(["name".to_owned(), record.name.clone()]);
     table.add_row(["label".to_owned(), label]);

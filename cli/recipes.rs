@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use clap::Args;
-use comfy_table::{Table, presets};
+use comfy_table::Table;
 use tubelet_augment::{RecipeFile, Stage, builtin};
 
-use crate::common::recipe_file;
+use crate::common::{bare_table, recipe_file};
 
 #[derive(Args)]
 pub(crate) struct RecipesArgs {
@@ -33,8 +33,7 @@ fn text(name: &str, set: &[String]) -> Result<String> {
 }
 
 fn table() -> Result<Table> {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    let mut table = bare_table();
     table.set_header(["recipe", "method", "input", "tokens", "hidden", "batch", "source"]);
     for (name, text) in builtin::ALL {
         let file = RecipeFile::parse(name, text, &[])?;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use comfy_table::{Table, presets};
 use tubelet_augment::Stage;
 use tubelet_loader::Stats;
 use tubelet_trainer::checkpoint::InitReport;
@@ -15,7 +14,7 @@ use tubelet_trainer::{
     Device, FinetuneOptions, Precision, RunOptions, evaluate, finetune as fine_tune,
 };
 
-use crate::common::{HowArgs, RecipeArgs, bytes_text, default_workers};
+use crate::common::{HowArgs, RecipeArgs, bare_table, bytes_text, default_workers};
 use crate::decode::{DecodeArgs, Decoding};
 
 /// Where to compute.
@@ -267,8 +266,7 @@ fn print_pace(metrics: &[Metric], gpu: Option<&GpuTimes>) {
     let all = steps.iter().map(|m| m.step_s).sum::<f64>().max(1e-9);
     steps.sort_by(|a, b| a.step_s.total_cmp(&b.step_s));
     let middle = steps[steps.len() / 2];
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    let mut table = bare_table();
     let mut row = |name: &str, value: String| {
         table.add_row([name.to_owned(), value]);
     };

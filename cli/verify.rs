@@ -4,10 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use comfy_table::{Table, presets};
 use tubelet_formats::verify::verify;
 
-use crate::common::{EndpointArgs, default_workers};
+use crate::common::{EndpointArgs, bare_table, default_workers};
 use crate::progress::progress;
 
 #[derive(Args)]
@@ -31,8 +30,7 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<bool> {
     let report = verify(&args.dir, workers, decode, &store, &|done, total| bar.set(done, total))?;
     bar.finish();
     if !report.problems.is_empty() {
-        let mut table = Table::new();
-        table.load_preset(presets::NOTHING);
+        let mut table = bare_table();
         table.set_header(["file", "row", "sample", "what is wrong"]);
         for problem in &report.problems {
             table.add_row([
